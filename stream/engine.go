@@ -1,0 +1,96 @@
+package stream
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// Config is a pipeline ready to run. cmd/millrace/wire.go makes it of a pipeline file.
+type Config struct {
+	Name    string // of the pipeline; part of every file's provenance
+	Schema  *Schema
+	Decoder func() Decoder // called once per tenure
+
+	// Processors run in order; New is called once per tenure. Name is "process.<number from 1>.<kind>".
+	Processors []ProcessorConfig
+
+	State func(Tenure) (State, error) // nil: the pipeline keeps none
+
+	Sinks       []Sink // at least one
+	DeadLetters Staged[*DeadLetter]
+	Overflow    Overflow // for receipts that outgrow the Note
+
+	Memory     int64         // bytes of all buffers together; default 256 MiB
+	CommitAge  time.Duration // longest that a record waits for its commit; default 60 s
+	CommitIdle time.Duration // commit when nothing arrived for so long; default 20 s
+	Deadline   time.Duration // of one attempt of one outside call; default 60 s
+	StallAfter time.Duration // work without progress for so long makes Healthy fail; default 5 min
+
+	// Tap sees every batch after the processors, before the sinks: the live page, millrace tap. It must be quick, and copy
+	// what it keeps. nil: none.
+	Tap func(partition string, kept []*Event, dead []*DeadLetter)
+
+	Log *slog.Logger
+}
+
+// ProcessorConfig makes one step's processor for each tenure.
+type ProcessorConfig struct {
+	Name string
+	New  func() Processor
+}
+
+// Sink is one entry of the pipeline file's sinks. Either Staged or Upsert is set.
+type Sink struct {
+	Name   string
+	Where  func(*Event) bool // nil: every event
+	Staged Staged[*Event]
+	Upsert Upsert
+}
+
+// Overflow keeps receipts that do not fit into the Note. Names have no slashes.
+type Overflow interface {
+	Put(ctx context.Context, name string, data []byte) error
+	Get(ctx context.Context, name string) ([]byte, error)
+	Delete(ctx context.Context, name string) error
+}
+
+// Stats is the state of a running engine, for the metrics, the health checks and the live page. Counters count from the
+// start of the process.
+type Stats struct {
+	Records, Bytes      uint64            // delivered by the source
+	Kept, Dropped, Dead uint64            // records by fate; they add up to the records that were processed
+	DeadByStage         map[string]uint64 // records
+	Rows                map[string]uint64 // events handed to each sink
+	Retries             map[string]uint64 // failed attempts by call: "lake.stage", "lake.publish", "commit"
+	Commits             uint64
+	CommitSeconds       Histogram // from the decision to commit until everything was published
+	StagedBytes         uint64    // of published files
+	Budget, Buffered    int64     // bytes: Config.Memory, and what is in use of it
+	Partitions          []PartitionStats
+}
+
+// Histogram counts durations: Counts[i] are those of at most Bounds[i] seconds, not cumulative; the last count has no bound.
+type Histogram struct {
+	Bounds []float64
+	Counts []uint64
+	Sum    float64 // seconds
+}
+
+// PartitionStats is one tenure's state.
+type PartitionStats struct {
+	Partition     string
+	Epoch         uint64
+	Assigned      time.Time
+	Recovered     bool          // what the last owner committed is published
+	Delivered     Position      // last processed record; zero before the first
+	Committed     Position      // zero before the first commit
+	LastCommit    time.Time     // zero before the first of this tenure
+	Oldest        time.Time     // when the oldest uncommitted record arrived here; zero for none
+	Watermark     time.Time     // zero before the first event
+	LagRecords    int64         // -1: the source cannot know
+	LagAge        time.Duration // -1: the source cannot know
+	Buffered      int64         // bytes
+	Retrying      string        // the call that fails at present, with its last error; empty for none
+	RetryingSince time.Time
+}
