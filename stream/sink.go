@@ -125,6 +125,7 @@ type DeadLetter struct {
 type Receipt struct {
 	Sink   string          `json:"s"` // who publishes it
 	Digest Digest          `json:"d"` // of the file's Provenance
+	Bytes  int64           `json:"n"` // the file's size
 	Body   json.RawMessage `json:"b"` // the sink's own: key, upload id, part tags
 }
 
@@ -151,7 +152,7 @@ type Provenance struct {
 
 	// The commit: all records after After up to and with To. A commit that makes no file (all records were dropped) hands
 	// its range on to the next, so the ranges of the files touch.
-	First   bool             `json:"first,omitempty"` // there was no commit before; After is not used
+	First   bool             `json:"first,omitempty"` // there was no file before; After is just before the first record
 	After   Position         `json:"after"`
 	To      Position         `json:"to"`
 	Read    int64            `json:"read"` // records; Read = Kept + Dropped + Dead

@@ -23,7 +23,7 @@ import (
 //
 // Kafka: the offset (8 bytes, big-endian). NATS: the stream sequence (8 bytes). Files: byte offset in the decompressed
 // file (8 bytes). Kinesis: sequence number (24 bytes), sub-record index (4), number of sub-records - 1 (4).
-// The zero Position is a valid place (Kafka's offset 0); "nothing yet" is said apart, see Range.
+// The zero Position is a valid place (Kafka's offset 0); "nothing yet" is said apart (a bool beside it, or First).
 type Position [32]byte
 
 // OffsetPosition makes a Position of a 64-bit offset or sequence.
@@ -35,6 +35,19 @@ func OffsetPosition(n uint64) Position {
 
 // Offset returns what OffsetPosition was given.
 func (p Position) Offset() uint64 { return binary.BigEndian.Uint64(p[:8]) }
+
+// before is the largest position below p; the zero Position for itself.
+func (p Position) before() Position {
+	if p == (Position{}) {
+		return p
+	}
+	for i := len(p) - 1; ; i-- {
+		p[i]--
+		if p[i] != 0xff {
+			return p
+		}
+	}
+}
 
 // Compare is -1, 0 or 1 as p is before, at or after q in the log.
 func (p Position) Compare(q Position) int { return bytes.Compare(p[:], q[:]) }
@@ -131,8 +144,8 @@ type Assignment interface {
 
 	// Commit stores c for this tenure, atomically. It fails with ErrLost, and stores nothing, when another owner has taken
 	// the partition. After any other error the outcome is unknown and the engine calls Commit again with the same c: a
-	// commit that turns out to be stored already is success. Positions never go back within a tenure; the same position may be
-	// committed again with another Note.
+	// commit that turns out to be stored already is success. Positions never go back within a tenure (its first may be before
+	// Committed: see Consumer.Start); the same position may be committed again with another Note.
 	Commit(ctx context.Context, c Checkpoint) error
 
 	// Done is closed when ownership is gone.
@@ -146,9 +159,10 @@ type Assignment interface {
 // Consumer is the engine's side of one tenure. The source calls Start once, then Deliver from one goroutine at a time;
 // Drain and Abort end the tenure and may be called while Deliver blocks.
 type Consumer interface {
-	// Start says where to deliver from: all records after the returned position. False: from where the source is
-	// configured to start. It is mostly what Committed returned, but earlier after staged data was lost, so a source asks
-	// here and never seeks to Committed by itself.
+	// Start says where to deliver from: all records after the returned position, at which there need not be a record. False:
+	// from where the source is configured to start. It is mostly what Committed returned, but earlier after staged data was
+	// lost, so a source asks here and never seeks to Committed by itself. Start blocks while what the last owner committed is
+	// published; call it from the goroutine that delivers.
 	Start() (after Position, ok bool)
 
 	// Deliver hands over records in log order. The engine owns the slice and its bytes from then on. Blocking is the

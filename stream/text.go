@@ -1,6 +1,8 @@
 package stream
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"strconv"
 	"time"
@@ -33,4 +35,10 @@ func sortedDigests(ds []Digest) []Digest {
 	ds = slices.Clone(ds)
 	slices.SortFunc(ds, func(a, b Digest) int { return slices.Compare(a[:], b[:]) })
 	return ds
+}
+
+// digestOf names a partition where its own name may hold any character.
+func digestOf(partition string) string {
+	sum := sha256.Sum256([]byte(partition))
+	return hex.EncodeToString(sum[:8])
 }
