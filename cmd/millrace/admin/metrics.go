@@ -1,0 +1,168 @@
+package admin
+
+import (
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace-io/millrace/stream"
+)
+
+// Collector makes metrics of an engine's Stats, anew at every scrape. All have the label pipeline.
+type Collector struct {
+	engine Engine
+	now    func() time.Time
+
+	records, bytes, fates, dead, rows, retries, staged *prometheus.Desc
+	commit, healthy, budget, used, partitions          *prometheus.Desc
+	lagRecords, lagSeconds, maxRecords, maxSeconds     *prometheus.Desc
+	watermark, lastCommit, uncommitted, recovered      *prometheus.Desc
+	retrying                                           *prometheus.Desc
+}
+
+// NewCollector returns the collector of one pipeline.
+func NewCollector(pipeline string, e Engine) *Collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("millrace_"+name, help, labels, prometheus.Labels{"pipeline": pipeline})
+	}
+	return &Collector{
+		engine: e, now: time.Now,
+		records:    desc("records_total", "Records that the source delivered; after a loss of ownership some are delivered again."),
+		bytes:      desc("record_bytes_total", "Bytes of the records that the source delivered."),
+		fates:      desc("records_processed_total", "Processed records by fate: kept, dropped or dead.", "fate"),
+		dead:       desc("dead_letters_total", "Records that became dead letters, by the stage that failed.", "stage"),
+		rows:       desc("sink_rows_total", "Events handed to a sink.", "sink"),
+		retries:    desc("retries_total", "Failed attempts of calls that are tried again, by call.", "call"),
+		staged:     desc("published_bytes_total", "Bytes of the files that were staged and published."),
+		commit:     desc("commit_duration_seconds", "From the decision to commit until everything was published."),
+		healthy:    desc("healthy", "1 while every partition that has work makes progress."),
+		budget:     desc("memory_budget_bytes", "The most that all buffers together may hold."),
+		used:       desc("memory_buffered_bytes", "What all buffers hold together."),
+		partitions: desc("partitions", "Partitions that this process owns."),
+		lagRecords: desc("partition_lag_records", "Records between the last delivered one and the end of the partition.", "partition"),
+		lagSeconds: desc("partition_lag_seconds", "Age of the last delivered record where it is not the partition's last.", "partition"),
+		maxRecords: desc("lag_records_max", "The largest partition_lag_records of this process."),
+		maxSeconds: desc("lag_seconds_max", "The largest partition_lag_seconds of this process."),
+		watermark:  desc("partition_watermark_age_seconds", "How far event time is behind the clock.", "partition"),
+		lastCommit: desc("partition_last_commit_timestamp_seconds", "When the partition was last committed by this process.", "partition"),
+		uncommitted: desc("partition_oldest_uncommitted_age_seconds",
+			"How long the oldest uncommitted record is here; 0 when there is none.", "partition"),
+		recovered: desc("partition_recovered", "1 when what the last owner committed is published.", "partition"),
+		retrying:  desc("partition_retrying", "1 while a call of the partition fails and is tried again.", "partition"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *Collector) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		c.records, c.bytes, c.fates, c.dead, c.rows, c.retries, c.staged, c.commit, c.healthy, c.budget, c.used, c.partitions,
+		c.lagRecords, c.lagSeconds, c.maxRecords, c.maxSeconds, c.watermark, c.lastCommit, c.uncommitted, c.recovered, c.retrying,
+	} {
+		descs <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
+	s := c.engine.Stats()
+	out := emitter{metrics}
+	out.counter(c.records, s.Records)
+	out.counter(c.bytes, s.Bytes)
+	out.counter(c.fates, s.Kept, "kept")
+	out.counter(c.fates, s.Dropped, "dropped")
+	out.counter(c.fates, s.Dead, "dead")
+	for stage, n := range s.DeadByStage {
+		out.counter(c.dead, n, stage)
+	}
+	for sink, n := range s.Rows {
+		out.counter(c.rows, n, sink)
+	}
+	for call, n := range s.Retries {
+		out.counter(c.retries, n, call)
+	}
+	out.counter(c.staged, s.StagedBytes)
+	out.histogram(c.commit, s.CommitSeconds)
+	out.gauge(c.healthy, number(c.engine.Healthy() == nil))
+	out.gauge(c.budget, float64(s.Budget))
+	out.gauge(c.used, float64(s.Buffered))
+	out.gauge(c.partitions, float64(len(s.Partitions)))
+	c.collectPartitions(out, s.Partitions)
+}
+
+func (c *Collector) collectPartitions(out emitter, partitions []stream.PartitionStats) {
+	now := c.now()
+	mostRecords, mostSeconds := int64(-1), time.Duration(-1)
+	for _, p := range latest(partitions) {
+		if p.LagRecords >= 0 {
+			out.gauge(c.lagRecords, float64(p.LagRecords), p.Partition)
+		}
+		if p.LagAge >= 0 {
+			out.gauge(c.lagSeconds, p.LagAge.Seconds(), p.Partition)
+		}
+		mostRecords, mostSeconds = max(mostRecords, p.LagRecords), max(mostSeconds, p.LagAge)
+		if !p.Watermark.IsZero() {
+			out.gauge(c.watermark, now.Sub(p.Watermark).Seconds(), p.Partition)
+		}
+		if !p.LastCommit.IsZero() {
+			out.gauge(c.lastCommit, float64(p.LastCommit.UnixMilli())/1e3, p.Partition)
+		}
+		age := time.Duration(0)
+		if !p.Oldest.IsZero() {
+			age = now.Sub(p.Oldest)
+		}
+		out.gauge(c.uncommitted, age.Seconds(), p.Partition)
+		out.gauge(c.recovered, number(p.Recovered), p.Partition)
+		out.gauge(c.retrying, number(p.Retrying != ""), p.Partition)
+	}
+	if mostRecords >= 0 {
+		out.gauge(c.maxRecords, float64(mostRecords))
+	}
+	if mostSeconds >= 0 {
+		out.gauge(c.maxSeconds, mostSeconds.Seconds())
+	}
+}
+
+// latest leaves out tenures that end while the next one of the same partition is here: one scrape has a series once.
+func latest(partitions []stream.PartitionStats) map[string]stream.PartitionStats {
+	byName := make(map[string]stream.PartitionStats, len(partitions))
+	for _, p := range partitions {
+		name := strings.ToValidUTF8(p.Partition, "\uFFFD") // what a label may have
+		if old, ok := byName[name]; !ok || old.Epoch < p.Epoch {
+			p.Partition = name
+			byName[name] = p
+		}
+	}
+	return byName
+}
+
+// emitter sends metrics to one scrape.
+type emitter struct{ metrics chan<- prometheus.Metric }
+
+func (e emitter) counter(d *prometheus.Desc, n uint64, labels ...string) {
+	e.metrics <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+}
+
+func (e emitter) gauge(d *prometheus.Desc, x float64, labels ...string) {
+	e.metrics <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, x, labels...)
+}
+
+// histogram makes the cumulative counts that Prometheus wants of the plain ones.
+func (e emitter) histogram(d *prometheus.Desc, h stream.Histogram) {
+	buckets := make(map[float64]uint64, len(h.Bounds))
+	var total uint64
+	for i, n := range h.Counts {
+		total += n
+		if i < len(h.Bounds) {
+			buckets[h.Bounds[i]] = total
+		}
+	}
+	e.metrics <- prometheus.MustNewConstHistogram(d, total, h.Sum, buckets)
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
