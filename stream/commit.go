@@ -112,14 +112,8 @@ func (w *worker) nextNote(p Provenance, receipts []Receipt) (*note, error) {
 		First: p.First, After: p.After, Read: p.Read, Kept: p.Kept, Dropped: p.Dropped, Dead: p.Dead,
 		Chain: p.Prev, Watermark: w.watermark, Base: w.note.Base,
 	}
-	if w.state != nil {
-		err := w.attempt("state.snapshot", func(ctx context.Context) (err error) {
-			next.State, err = w.state.Snapshot(ctx)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
+	if err := w.snapshot(next); err != nil {
+		return nil, err
 	}
 	if len(receipts) == 0 {
 		return next, nil
@@ -134,6 +128,31 @@ func (w *worker) nextNote(p Provenance, receipts []Receipt) (*note, error) {
 	next.Receipts = receipts
 	next.Undo = &undo{First: p.First, After: p.After, Chain: p.Prev, State: w.note.Base}
 	return next, nil
+}
+
+// eachState calls fn for the processors that keep state.
+func (w *worker) eachState(fn func(name string, s State) error) error {
+	for i, p := range w.processors {
+		if s, ok := p.(State); ok {
+			if err := fn(w.cfg.Processors[i].Name, s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *worker) snapshot(n *note) error {
+	return w.eachState(func(name string, s State) error {
+		return w.attempt(name+".snapshot", func(ctx context.Context) error {
+			reference, err := s.Snapshot(ctx)
+			if n.State == nil {
+				n.State = states{}
+			}
+			n.State[name] = reference
+			return err
+		})
+	})
 }
 
 // decide stores the checkpoint; receipts that do not fit into the note go to an object first.
@@ -266,14 +285,8 @@ func (w *worker) recover() error {
 	w.update(func(p *PartitionStats) {
 		p.Recovered, p.Committed, p.Delivered, p.Watermark = true, w.start, w.start, microTime(n.Watermark)
 	})
-	if w.cfg.State == nil {
-		return nil
-	}
-	return w.attempt("state.restore", func(ctx context.Context) (err error) {
-		if w.state, err = w.cfg.State(w.tenure); err != nil {
-			return err
-		}
-		return w.state.Restore(ctx, n.State)
+	return w.eachState(func(name string, s State) error {
+		return w.attempt(name+".restore", func(ctx context.Context) error { return s.Restore(ctx, w.tenure, n.State[name]) })
 	})
 }
 

@@ -12,10 +12,7 @@ type Config struct {
 	Schema  *Schema
 	Decoder func() Decoder // called once per tenure
 
-	// Processors run in order; New is called once per tenure. Name is "process.<number from 1>.<kind>".
-	Processors []ProcessorConfig
-
-	State func(Tenure) (State, error) // nil: the pipeline keeps none
+	Processors []ProcessorConfig // in order
 
 	Sinks       []Sink // at least one
 	DeadLetters Staged[*DeadLetter]
@@ -34,9 +31,9 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// ProcessorConfig makes one step's processor for each tenure.
+// ProcessorConfig makes one step's processor for each tenure. A Processor that is a State too has it kept with the position.
 type ProcessorConfig struct {
-	Name string
+	Name string // unique: "process.<number from 1>.<kind>"
 	New  func() Processor
 }
 

@@ -20,8 +20,8 @@ type note struct {
 
 	Chain     Digest `json:"chain"`               // of all files so far, those of Receipts included
 	Watermark int64  `json:"watermark,omitempty"` // microseconds; 0: none yet
-	State     []byte `json:"state,omitempty"`     // Snapshot's reference at the checkpoint's position
-	Base      []byte `json:"base,omitempty"`      // the same at After, for a range that is read again
+	State     states `json:"state,omitempty"`     // at the checkpoint's position
+	Base      states `json:"base,omitempty"`      // at After, for a range that is read again
 
 	Receipts []Receipt `json:"receipts,omitempty"` // to be published before anything else
 	Overflow string    `json:"overflow,omitempty"` // where Receipts are when they did not fit
@@ -33,8 +33,11 @@ type undo struct {
 	First bool     `json:"first,omitempty"`
 	After Position `json:"after"`
 	Chain Digest   `json:"chain"`
-	State []byte   `json:"state,omitempty"`
+	State states   `json:"state,omitempty"`
 }
+
+// states is Snapshot's references by processor name.
+type states map[string][]byte
 
 const noteVersion = 1
 

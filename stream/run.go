@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -148,15 +150,18 @@ func (e *Engine) ended(w *worker) {
 // abortAll ends the workers that the source left behind and says how many they were.
 func (e *Engine) abortAll() int {
 	e.mu.Lock()
-	left := make([]*worker, 0, len(e.workers))
-	for w := range e.workers {
-		left = append(left, w)
-	}
+	workers := slices.Collect(maps.Keys(e.workers))
 	e.mu.Unlock()
-	for _, w := range left {
-		w.Abort()
+	left := 0
+	for _, w := range workers {
+		select {
+		case <-w.done: // about to leave the map
+		default:
+			left++
+			w.Abort()
+		}
 	}
-	return len(left)
+	return left
 }
 
 // count changes the counters under the lock.

@@ -18,7 +18,7 @@ type Decoder interface {
 }
 
 // Processor changes, drops or fails events in place. One processor serves one partition, from one goroutine.
-// It is a function of the events and of its State: no wall clock, no random numbers, so that a replay makes the same bytes.
+// It is a function of the events and, if it is a State, of that: no wall clock, no random numbers, so that a replay makes the same bytes.
 type Processor interface {
 	// Process handles every event of b that is Alive. An error for one event is Event.Fail and final for its record. A
 	// returned error is about the processor's own means (a Lambda that does not answer): the engine calls Process again with
@@ -26,14 +26,14 @@ type Processor interface {
 	Process(ctx context.Context, b *Batch) error
 }
 
-// State is what processors keep between events. The engine commits it with the position: a new owner restores exactly
-// what the last commit saw. One State serves one tenure, from the worker's goroutine.
+// State is implemented by a Processor that keeps something between events. The engine commits it with the position: a new
+// owner restores exactly what the last commit saw. It is used from the worker's goroutine.
 type State interface {
 	// Restore is called once, before the first event, with what the last commit's Snapshot returned; nil for none.
-	Restore(ctx context.Context, reference []byte) error
+	Restore(ctx context.Context, t Tenure, reference []byte) error
 
-	// Snapshot makes the state after all events so far durable and returns a reference to it of at most 512 bytes, kept in
-	// the Note. It may be called again for the same state when a commit is retried.
+	// Snapshot makes the state after all events so far durable and returns a reference to it, at most 256 bytes, for the
+	// Note. It may be called again for the same state when a commit is retried.
 	Snapshot(ctx context.Context) (reference []byte, err error)
 }
 

@@ -39,7 +39,6 @@ type worker struct {
 	// Owned by run.
 	decoder    Decoder
 	processors []Processor
-	state      State
 	sinks      []openSink
 	dead       StagedWriter[*DeadLetter]
 	batch      *Batch
