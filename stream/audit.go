@@ -278,12 +278,13 @@ func (w *walk) link(c *auditedCommit) {
 
 // complete checks that all files of c are there, once.
 func (w *walk) complete(c *auditedCommit) bool {
-	ok := true
+	var missing []string
+	twice := false
 	for _, sink := range slices.Sorted(maps.Keys(c.Rows)) {
 		if w.inspectors[sink] == nil {
 			continue // no longer in the pipeline file
 		}
-		seen, rows, files := map[int]string{}, int64(0), 0
+		seen, rows, files := map[int]string{}, int64(0), 1
 		for _, f := range c.files {
 			p := f.Provenance
 			if p.Sink != sink {
@@ -291,22 +292,24 @@ func (w *walk) complete(c *auditedCommit) bool {
 			}
 			if other := seen[p.File]; other != "" {
 				w.problem(Duplicate, c.After, c.To, "%s is there again as %s", other, f.Key)
-				ok = false
+				twice = true
 				continue
 			}
 			seen[p.File], files = f.Key, p.Files
 			rows += p.FileRows
 		}
-		if len(seen) < max(files, 1) || rows != c.Rows[sink] {
-			if w.inFlight(c) {
-				return false
-			}
-			w.problem(Missing, c.After, c.To, "%s has %d of %d rows in %d of %d files%s", sink, rows, c.Rows[sink], len(seen), files, w.hint(c.To))
-			ok = false
+		if len(seen) < files || rows != c.Rows[sink] {
+			missing = append(missing, fmt.Sprintf("%s has %d of %d rows in %d of %d files", sink, rows, c.Rows[sink], len(seen), files))
 		}
 	}
-	w.bad = !ok
-	return ok
+	if missing != nil && w.inFlight(c) {
+		return false
+	}
+	if missing != nil {
+		w.problem(Missing, c.After, c.To, "%s%s", strings.Join(missing, ", "), w.hint(c.To))
+	}
+	w.bad = missing != nil || twice
+	return !w.bad
 }
 
 // inFlight says that c was being published while the files were listed.
