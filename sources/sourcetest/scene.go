@@ -93,6 +93,18 @@ func (s *scene) waitFor(d time.Duration, cond func() bool) bool {
 	}
 }
 
+// poll waits for something that does not tell when it changes.
+func (s *scene) poll(cond func() bool) bool {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(s.Lapse + patience); time.Now().Before(deadline); <-tick.C {
+		if cond() {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *scene) describe() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

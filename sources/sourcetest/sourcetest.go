@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -20,6 +22,9 @@ type Backend struct {
 	// New makes an empty log of so many partitions, with ownership and checkpoints of its own, and removes it with
 	// t.Cleanup. It fails t when the server is missing.
 	New func(t *testing.T, partitions int) Log
+
+	// NotOurs are goroutines of the server that the backend runs in this process; they do not count as left by the source.
+	NotOurs []goleak.Option
 }
 
 // Features says what the source does. It selects what the suite expects; nothing is skipped.
@@ -93,13 +98,14 @@ type Worker struct {
 	// on. Both nil: the source has no outside calls that can hang.
 	Freeze, Thaw func()
 
-	// LoseReply makes the reply to the next commit get lost: the store has it, Commit fails. nil: cannot happen.
+	// LoseReply makes the reply to the next commit get lost: the store has it, and Commit fails or finds that out by itself.
+	// nil: cannot happen.
 	LoseReply func()
 }
 
 // Run runs the suite. Call it from a test of the source's package, whose TestMain verifies that no goroutine is left.
 func Run(t *testing.T, b Backend) {
-	t.Run("leaves no goroutine", func(t *testing.T) { leavesNoGoroutine(newScene(t, b, 2)) }) // alone, before the parallel ones
+	t.Run("leaves no goroutine", func(t *testing.T) { leavesNoGoroutine(newScene(t, b, 2), b.NotOurs) }) // alone, before the parallel ones
 	for _, c := range cases() {
 		t.Run(c.rule, func(t *testing.T) {
 			t.Parallel()

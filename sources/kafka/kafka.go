@@ -1,0 +1,496 @@
+// Package kafka reads topics of Apache Kafka and what speaks its protocol.
+//
+// A run has two clients. One is a member of the consumer group: it owns partitions and stores checkpoints, and fetches
+// nothing. The other reads the owned partitions from where the engine says. So a slow recovery, a seek or a fetch error
+// never disturbs the membership.
+//
+// The consumer group is the fence: brokers refuse a commit that carries the generation of a group that went on without
+// its sender. A checkpoint is the group's committed offset with the note in its metadata, stored by one request.
+//
+// Read kafka.go (a run from start to stop), tenure.go (one partition's life), reader.go (fetching, memory), metadata.go.
+package kafka
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace-io/millrace/stream"
+)
+
+const (
+	// connectTimeout bounds the first contact; a cluster that fails later is waited for.
+	connectTimeout = 15 * time.Second
+
+	// rebalanceTimeout is how long the group waits for a worker that drains what it gives away.
+	rebalanceTimeout = 3 * time.Minute
+
+	// failedDrain bounds a drain once the run has failed: the engine may be told to give up.
+	failedDrain = 30 * time.Second
+
+	// leaveTimeout bounds the good-bye to brokers that do not answer.
+	leaveTimeout = 3 * time.Second
+
+	// lagInterval is between two looks at the ends of the partitions.
+	lagInterval = 5 * time.Second
+)
+
+// Options are what the pipeline around a source gives it.
+type Options struct {
+	Pipeline string       // default of Config.Group; not empty
+	Dial     Dial         // nil: TCP
+	Log      *slog.Logger // nil: none
+}
+
+// Source reads the topics of one Config. Every Run is a new member of the group.
+type Source struct {
+	cfg  Config
+	dial Dial
+	log  *slog.Logger
+}
+
+var _ stream.Source = (*Source)(nil)
+
+// New returns a source that has not connected yet. It fails when cfg is not valid.
+func New(cfg Config, o Options) (*Source, error) {
+	cfg.Group = cmp.Or(cfg.Group, o.Pipeline)
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Source{cfg: cfg, dial: o.Dial, log: o.Log}
+	if s.dial == nil {
+		s.dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	return s, nil
+}
+
+// Checkpoints returns what the group has committed.
+func (s *Source) Checkpoints(ctx context.Context) (map[string]stream.Checkpoint, error) {
+	c, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	marks, err := s.marks(ctx, c.admin)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]stream.Checkpoint{}
+	for p, m := range marks {
+		if c, ok := m.checkpoint(); ok {
+			found[p.String()] = c
+		}
+	}
+	return found, nil
+}
+
+// partition is one of the topics' partitions.
+type partition struct {
+	topic string
+	id    int32
+}
+
+func (p partition) String() string { return fmt.Sprintf("%s-%d", p.topic, p.id) }
+
+// connection is the client that reads.
+type connection struct {
+	*kgo.Client
+	admin  *kadm.Client
+	topics kadm.TopicDetails
+}
+
+// connect makes sure that the brokers answer, let us in and have the topics.
+func (s *Source) connect(ctx context.Context) (*connection, error) {
+	var last lastError
+	opts, err := s.cfg.options(last.watch(s.dial))
+	if err != nil {
+		return nil, stream.Fatal(err)
+	}
+	client, err := kgo.NewClient(append(opts, readOptions(s.cfg.Fetch)...)...)
+	if err != nil {
+		return nil, stream.Fatal(err)
+	}
+	c := &connection{Client: client, admin: kadm.NewClient(client)}
+	limited, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if c.topics, err = c.admin.ListTopics(limited, s.cfg.Topics...); err == nil {
+		err = s.missing(c.topics)
+	} else if ctx.Err() == nil {
+		err = s.refusal(err, last.get())
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (s *Source) missing(topics kadm.TopicDetails) error {
+	for _, name := range s.cfg.Topics {
+		err := topics[name].Err
+		switch {
+		case errors.Is(err, kerr.UnknownTopicOrPartition) || !topics.Has(name):
+			return stream.Fatal(fmt.Errorf("topic %q does not exist; create it or fix topics", name))
+		case err != nil:
+			return s.refusal(fmt.Errorf("topic %q: %w", name, err), nil)
+		}
+	}
+	return nil
+}
+
+// refusal says what to do about an error of the first contact.
+func (s *Source) refusal(err, dialed error) error {
+	brokers := strings.Join(s.cfg.Brokers, ", ")
+	if f := denied(err); f != nil {
+		return f
+	}
+	if errors.Is(err, context.DeadlineExceeded) || dialed != nil {
+		return fmt.Errorf("brokers %s do not answer; check brokers, tls and sasl: %w", brokers, cmp.Or(dialed, err))
+	}
+	return fmt.Errorf("brokers %s: %w", brokers, err)
+}
+
+// denied is err as a FatalError if it is about who we are and what we may do; else nil.
+func denied(err error) error {
+	for _, e := range []error{kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState} {
+		if errors.Is(err, e) {
+			return stream.Fatal(fmt.Errorf("the brokers refuse the credentials; check sasl: %w", err))
+		}
+	}
+	for _, e := range []error{kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.ClusterAuthorizationFailed} {
+		if errors.Is(err, e) {
+			return stream.Fatal(fmt.Errorf("the brokers do not allow it; the user needs READ and DESCRIBE on the topics and READ on the group: %w", err))
+		}
+	}
+	return nil
+}
+
+// lastError keeps why the last connection failed, which a deadline hides.
+type lastError struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (l *lastError) watch(dial Dial) Dial {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.err = err
+		return conn, err
+	}
+}
+
+func (l *lastError) get() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// marks are the group's, of the configured topics, by partition. Partitions that it never saw are left out.
+func (s *Source) marks(ctx context.Context, admin *kadm.Client) (map[partition]mark, error) {
+	found, err := admin.FetchOffsets(ctx, s.cfg.Group)
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+		return nil, fmt.Errorf("fetch offsets of group %s: %w", s.cfg.Group, cmp.Or(denied(err), err))
+	}
+	marks := map[partition]mark{}
+	for _, topic := range s.cfg.Topics {
+		for id, o := range found[topic] {
+			p := partition{topic, id}
+			if o.Err != nil {
+				return nil, fmt.Errorf("fetch offset of %s: %w", p, cmp.Or(denied(o.Err), o.Err))
+			}
+			if o.At < 0 {
+				continue
+			}
+			if marks[p], err = parseMark(o.At, o.Metadata); err != nil {
+				return nil, stream.Fatal(fmt.Errorf("partition %s of group %s: %w", p, s.cfg.Group, err))
+			}
+		}
+	}
+	return marks, nil
+}
+
+// run is one Run.
+type run struct {
+	*Source
+	assigned func(stream.Assignment) (stream.Consumer, error)
+	conn     *connection
+	reader   *reader
+	group    *kgo.Client
+
+	ctx  context.Context // ends when the run stops or fails, with the reason as its cause
+	fail context.CancelCauseFunc
+
+	mu       sync.Mutex
+	stopping bool
+	tenures  map[partition]*tenure
+}
+
+// Run joins the group and hands over the partitions that it is given, until ctx ends.
+func (s *Source) Run(ctx context.Context, assigned func(stream.Assignment) (stream.Consumer, error)) error {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	defer conn.Close()
+	r := &run{Source: s, assigned: assigned, conn: conn, reader: newReader(conn.Client, s.cfg.Fetch.MaxBytes), tenures: map[partition]*tenure{}}
+	r.ctx, r.fail = context.WithCancelCause(ctx)
+	defer r.fail(nil)
+
+	closing, closed := context.WithCancel(context.Background())
+	defer closed()
+	if err := r.join(closing); err != nil {
+		return err
+	}
+	var loops sync.WaitGroup
+	loops.Go(func() { r.reader.loop(closing) })
+	loops.Go(func() { r.watchGroup(closing) })
+	loops.Go(func() { r.watchLag() })
+
+	<-r.ctx.Done()
+	err = r.release(ctx)
+	leaving, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	r.group.LeaveGroupContext(leaving)
+	cancel()
+	closed()
+	r.group.Close()
+	loops.Wait()
+	return err
+}
+
+// join makes the member. Topics are paused in it for good: it owns, the reader reads.
+func (r *run) join(ctx context.Context) error {
+	opts, err := r.cfg.options(r.dial)
+	if err != nil {
+		return stream.Fatal(err)
+	}
+	opts = append(opts,
+		kgo.WithContext(ctx),
+		kgo.WithLogger(&logger{r.log}),
+		kgo.ConsumerGroup(r.cfg.Group),
+		kgo.ConsumeTopics(r.cfg.Topics...),
+		kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.DisableAutoCommit(),
+		kgo.SessionTimeout(r.cfg.SessionTimeout),
+		kgo.HeartbeatInterval(r.cfg.SessionTimeout/4),
+		kgo.RebalanceTimeout(rebalanceTimeout),
+		kgo.OnPartitionsAssigned(func(_ context.Context, c *kgo.Client, ps map[string][]int32) { r.own(c, ps) }),
+		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, ps map[string][]int32) { r.giveBack(ps) }),
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, ps map[string][]int32) { r.lose(ps) }),
+	)
+	if r.cfg.Instance != "" {
+		opts = append(opts, kgo.InstanceID(r.cfg.Instance))
+	}
+	r.mu.Lock() // no partition is assigned before group is set
+	defer r.mu.Unlock()
+	if r.group, err = kgo.NewClient(opts...); err != nil {
+		return stream.Fatal(err)
+	}
+	r.group.PauseFetchTopics(r.cfg.Topics...)
+	return nil
+}
+
+// own begins the tenures of what the group assigned. They connect, recover and read on their own: the group waits for nobody.
+func (r *run) own(group *kgo.Client, assigned map[string][]int32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping {
+		return
+	}
+	_, generation := group.GroupMetadata()
+	marks := sync.OnceValues(func() (map[partition]mark, error) { return r.stored() })
+	for topic, ids := range assigned {
+		for _, id := range ids {
+			p := partition{topic, id}
+			if r.tenures[p] != nil { // the client assigns again what belongs to another topic of the same name
+				r.fail(stream.Fatal(fmt.Errorf("topic %q was deleted and created again while it was read", topic)))
+				return
+			}
+			t := newTenure(r, p, uint64(max(0, generation)))
+			r.tenures[p] = t
+			go t.live(marks)
+		}
+	}
+}
+
+// stored reads the marks until it succeeds or the run ends.
+func (r *run) stored() (marks map[partition]mark, err error) {
+	err = r.retry(r.ctx, "offset fetch failed", func(ctx context.Context) error {
+		marks, err = r.marks(ctx, r.conn.admin)
+		return err
+	})
+	return marks, err
+}
+
+// retry calls f until it succeeds, fails for good, or ctx ends.
+func (r *run) retry(ctx context.Context, failure string, f func(context.Context) error) error {
+	for n := 0; ; n++ {
+		attempt, cancel := context.WithTimeout(ctx, connectTimeout)
+		err := f(attempt)
+		cancel()
+		var fatal *stream.FatalError
+		if err == nil || errors.As(err, &fatal) || errors.Is(err, stream.ErrLost) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		r.log.Warn(failure, "error", err, "attempt", n+1)
+		select {
+		case <-time.After(min(50*time.Millisecond<<min(n, 6), 2*time.Second)):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// find takes out the tenures of ps; nil: all.
+func (r *run) find(ps map[string][]int32) []*tenure {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var found []*tenure
+	for topic, ids := range ps {
+		for _, id := range ids {
+			if t := r.tenures[partition{topic, id}]; t != nil {
+				found = append(found, t)
+			}
+		}
+	}
+	return found
+}
+
+func (r *run) forget(t *tenure) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tenures[t.partition] == t {
+		delete(r.tenures, t.partition)
+	}
+}
+
+// giveBack drains what moves to another worker; the group waits for it.
+func (r *run) giveBack(ps map[string][]int32) {
+	r.drain(context.Background(), r.find(ps))
+}
+
+func (r *run) drain(ctx context.Context, tenures []*tenure) error {
+	errs := make([]error, len(tenures))
+	var drains sync.WaitGroup
+	for i, t := range tenures {
+		drains.Go(func() { errs[i] = t.drain(ctx) })
+	}
+	drains.Wait()
+	return errors.Join(errs...)
+}
+
+// lose ends what is gone already.
+func (r *run) lose(ps map[string][]int32) {
+	var aborts sync.WaitGroup
+	for _, t := range r.find(ps) {
+		aborts.Go(t.abort)
+	}
+	aborts.Wait()
+}
+
+// release drains everything while the group membership lives, and returns what Run returns. A drain that failed is the
+// consumer's own affair; it knows.
+func (r *run) release(ctx context.Context) error {
+	r.mu.Lock()
+	r.stopping = true
+	all := make([]*tenure, 0, len(r.tenures))
+	for _, t := range r.tenures {
+		all = append(all, t)
+	}
+	r.mu.Unlock()
+	if ctx.Err() != nil {
+		r.drain(context.Background(), all)
+		return nil
+	}
+	limited, cancel := context.WithTimeout(context.Background(), failedDrain)
+	defer cancel()
+	r.drain(limited, all)
+	return context.Cause(r.ctx)
+}
+
+// watchGroup ends the run when the group will never have us.
+func (r *run) watchGroup(ctx context.Context) {
+	for ctx.Err() == nil {
+		for _, e := range r.group.PollFetches(ctx).Errors() {
+			if errors.Is(e.Err, kgo.ErrClientClosed) {
+				return
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			var session *kgo.ErrGroupSession
+			switch f := denied(e.Err); {
+			case f != nil:
+				r.fail(f)
+			case errors.Is(e.Err, kerr.InvalidSessionTimeout):
+				r.fail(stream.Fatal(fmt.Errorf("the brokers refuse session_timeout %v; their group.min.session.timeout.ms and group.max.session.timeout.ms bound it", r.cfg.SessionTimeout)))
+			case errors.Is(e.Err, kerr.FencedInstanceID):
+				r.fail(stream.Fatal(fmt.Errorf("another worker of group %s has the instance name %q; give each its own", r.cfg.Group, r.cfg.Instance)))
+			case errors.Is(e.Err, kerr.InconsistentGroupProtocol):
+				r.fail(stream.Fatal(fmt.Errorf("group %s has members of another kind of program; give the pipeline a group of its own: %w", r.cfg.Group, e.Err)))
+			case errors.As(e.Err, &session):
+				r.log.Warn("group session failed; joining again", "group", r.cfg.Group, "error", e.Err)
+			}
+		}
+	}
+}
+
+// watchLag keeps the ends of the partitions fresh that are blocked or idle: answers to fetches tell it for the others.
+func (r *run) watchLag() {
+	tick := time.NewTicker(lagInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-r.ctx.Done():
+			return
+		}
+		limited, cancel := context.WithTimeout(r.ctx, lagInterval)
+		ends, _ := r.conn.admin.ListEndOffsets(limited, r.cfg.Topics...) // fails: the ends stay old
+		cancel()
+		r.mu.Lock()
+		for p, t := range r.tenures {
+			if end, ok := ends.Lookup(p.topic, p.id); ok && end.Err == nil {
+				t.sawEnd(end.Offset)
+			}
+		}
+		r.mu.Unlock()
+	}
+}
+
+// logger passes on what the client says about trouble; the rest is for debugging.
+type logger struct{ log *slog.Logger }
+
+func (l *logger) Level() kgo.LogLevel {
+	if l.log.Enabled(context.Background(), slog.LevelDebug) {
+		return kgo.LogLevelDebug
+	}
+	return kgo.LogLevelError
+}
+
+func (l *logger) Log(level kgo.LogLevel, msg string, fields ...any) {
+	to := slog.LevelDebug
+	if level == kgo.LogLevelError {
+		to = slog.LevelWarn
+	}
+	l.log.Log(context.Background(), to, "kafka client: "+msg, fields...)
+}
