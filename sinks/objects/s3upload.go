@@ -2,6 +2,7 @@ package objects
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -148,8 +149,8 @@ func (u *multipart) Send(ctx context.Context) error {
 // send starts the first n parts and returns when all of them are under way or sent.
 func (u *multipart) send(ctx context.Context, n int, meta map[string]string) error {
 	u.collect()
-	if err := errors.Join(u.failed, u.failure()); err != nil {
-		return err
+	if err := u.failure(); err != nil || u.failed != nil {
+		return cmp.Or(u.failed, err)
 	}
 	if n == 0 {
 		return nil
@@ -231,6 +232,9 @@ func (u *multipart) Seal(ctx context.Context, meta map[string]string) (Ticket, e
 	if u.ticket != nil {
 		return *u.ticket, nil
 	}
+	if u.failed != nil {
+		return Ticket{}, u.failed
+	}
 	if len(u.parts) == 0 {
 		u.growing() // an object has at least one part, if an empty one
 	}
@@ -257,15 +261,14 @@ func (u *multipart) Seal(ctx context.Context, meta map[string]string) (Ticket, e
 
 func (u *multipart) Discard(ctx context.Context) {
 	u.failed = errors.New("the upload was discarded")
+	defer func() { u.parts, u.open = nil, false }()
 	if u.id == "" {
-		u.parts = nil
 		return
 	}
 	u.stop()
 	for u.running > 0 {
 		u.back(<-u.ended) // they were told to stop
 	}
-	u.parts = nil
 	if err := u.b.abort(ctx, u.key, u.id); err != nil {
 		u.b.o.Log.Debug("an upload is left to the bucket's lifecycle", "key", u.key, "error", err)
 	}
