@@ -1,0 +1,11 @@
+#!/bin/bash
+# Installs what the full tests need beside Go, by package name: a browser, and readers of Parquet that are not ours.
+set -euo pipefail
+apt() {
+  local sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
+  $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "$@" > /dev/null
+}
+command -v chromium > /dev/null || apt chromium
+python3 -c 'import venv, ensurepip' 2> /dev/null || apt python3 python3-venv
+venv=${XDG_CACHE_HOME:-$HOME/.cache}/millrace/venv
+[ -e "$venv/complete" ] || { python3 -m venv "$venv"; "$venv/bin/pip" install -q pyarrow==21.0.0 duckdb==1.4.1; touch "$venv/complete"; }
