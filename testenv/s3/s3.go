@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -29,7 +28,7 @@ import (
 
 // Options are for Start. The zero value is ready to use.
 type Options struct {
-	Addr      string       // host:port to listen on; default a free port of 127.0.0.1
+	Addr      string       // host:port to listen on; default 127.0.0.1:0, a free port
 	Bucket    string       // made if it is not there; default "lake"
 	AccessKey string       // default "local"
 	SecretKey string       // default "localsecret"
@@ -61,6 +60,7 @@ type Server struct {
 
 	o      Options
 	cwd    string
+	door   *door
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the gateway has returned
 	err    error         // why; read after done
@@ -92,31 +92,18 @@ func Start(ctx context.Context, dir string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("s3 server: %w", err)
 	}
-	// An address that was free a moment ago may be taken by now.
-	for range 10 {
-		s := &Server{o: o, cwd: cwd, done: make(chan struct{})}
-		if s.Addr, err = freeAddr(o.Addr); err != nil {
-			return nil, fmt.Errorf("s3 server: %w", err)
-		}
-		if err = s.serve(ctx, root, metadata); err == nil {
-			return s, nil
-		}
-		if o.Addr != "" {
-			break
-		}
+	if o.Addr == "" {
+		o.Addr = "127.0.0.1:0"
 	}
-	return nil, fmt.Errorf("s3 server: %w", err)
-}
-
-func freeAddr(addr string) (string, error) {
-	if addr != "" {
-		return addr, nil
+	s := &Server{o: o, cwd: cwd, done: make(chan struct{})}
+	if s.door, err = openDoor(o.Addr); err != nil {
+		return nil, fmt.Errorf("s3 server: %w", err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	s.Addr = s.door.listener.Addr().String()
+	if err := s.serve(ctx, root, metadata); err != nil {
+		return nil, fmt.Errorf("s3 server: %w", errors.Join(err, s.Close()))
 	}
-	return l.Addr().String(), l.Close()
+	return s, nil
 }
 
 // storeMetadata keeps it in extended attributes, which are put on a file before it becomes visible. Where the file system
@@ -147,16 +134,17 @@ func resume(root string) error {
 
 // serve starts the gateway and makes the bucket.
 func (s *Server) serve(ctx context.Context, root string, metadata meta.MetadataStorer) error {
-	files, err := posix.New(root, metadata, posix.PosixOpts{})
-	if err != nil {
-		return err
-	}
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
+	files, err := posix.New(root, metadata, posix.PosixOpts{})
+	if err != nil {
+		close(s.done)
+		return err
+	}
 	listening := make(chan struct{})
 	cfg := &embedgw.Config{
 		IAMService:     auth.NewIAMServiceSingle(auth.Account{Access: s.o.AccessKey, Secret: s.o.SecretKey, Role: auth.RoleAdmin}),
-		RootUserAccess: s.o.AccessKey, RootUserSecret: s.o.SecretKey, Region: Region, Ports: []string{s.Addr},
+		RootUserAccess: s.o.AccessKey, RootUserSecret: s.o.SecretKey, Region: Region, Ports: []string{s.door.socket},
 		MaxConnections: 4096, MaxRequests: 1024, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true, DisableStrictBucketNames: true,
 		S3Options: []s3api.Option{s3api.WithOnListen(sync.OnceFunc(func() { close(listening) }))},
 	}
@@ -167,17 +155,11 @@ func (s *Server) serve(ctx context.Context, root string, metadata meta.MetadataS
 	select {
 	case <-listening:
 	case <-s.done:
-		s.Close()
 		return s.err
 	case <-ctx.Done():
-		s.Close()
 		return ctx.Err()
 	}
-	if err := s.makeBucket(ctx); err != nil {
-		s.Close()
-		return err
-	}
-	return nil
+	return s.makeBucket(ctx)
 }
 
 func (s *Server) makeBucket(ctx context.Context) error {
@@ -214,9 +196,10 @@ func (s *Server) Env(url string) map[string]string {
 // Close stops the server and returns to the working directory from before Start.
 func (s *Server) Close() error {
 	s.once.Do(func() {
+		err := s.door.close()
 		s.cancel()
 		<-s.done
-		s.err = errors.Join(s.err, os.Chdir(s.cwd))
+		s.err = errors.Join(s.err, err, os.Chdir(s.cwd))
 	})
 	return s.err
 }
