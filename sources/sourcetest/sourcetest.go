@@ -7,6 +7,7 @@
 package sourcetest
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 	"github.com/millrace-io/millrace/stream"
 )
 
-// Backend is one kind of log, for one source. Tests run in parallel and each makes its own log.
+// Backend is one kind of log, for one source. Cases run concurrently and each makes its own log.
 type Backend struct {
 	Features Features
 
@@ -106,10 +107,17 @@ type Worker struct {
 // Run runs the suite. Call it from a test of the source's package, whose TestMain verifies that no goroutine is left.
 func Run(t *testing.T, b Backend) {
 	t.Run("leaves no goroutine", func(t *testing.T) { leavesNoGoroutine(newScene(t, b, 2), b.NotOurs) }) // alone, before the parallel ones
+	var running sync.WaitGroup
+	defer running.Wait()
+	slots := make(chan struct{}, atOnce)
 	for _, c := range cases() {
-		t.Run(c.rule, func(t *testing.T) {
-			t.Parallel()
-			c.test(newScene(t, b, c.partitions))
+		slots <- struct{}{}
+		running.Go(func() {
+			defer func() { <-slots }()
+			t.Run(c.rule, func(t *testing.T) { c.test(newScene(t, b, c.partitions)) })
 		})
 	}
 }
+
+// atOnce is how many cases run at a time. They mostly wait for time-outs of servers, so it is not the number of processors.
+const atOnce = 8
