@@ -1,0 +1,395 @@
+package expr
+
+import (
+	"cmp"
+	"math"
+	"math/bits"
+
+	"github.com/millrace-io/millrace/stream"
+)
+
+func (c *compiler) comparison(n *node, args []code) code {
+	if x, other := args[0], args[1]; x.constant && x.value.IsNull() || other.constant && other.value.IsNull() {
+		return nullComparison(n.op, x, other)
+	}
+	t, ok := unify(args...)
+	if !ok {
+		return c.problem(n.pos, "%v is %s and %v is %s; they cannot be compared", args[0].node, describe(args[0]), args[1].node, describe(args[1]))
+	}
+	ordered := n.op != "==" && n.op != "!="
+	switch t.Kind {
+	case stream.String:
+		if i, s := args[0].column, args[1]; i > 0 && s.constant && !ordered {
+			return code{typ: boolType, test: equalColumn(i-1, s.value.Text(), n.op == "==")}
+		}
+		return code{typ: boolType, test: compare(n.op, args[0].text, args[1].text)}
+	case stream.Float:
+		return code{typ: boolType, test: compare(n.op, c.as(args[0], t).float, c.as(args[1], t).float)}
+	case stream.Int, stream.Timestamp:
+		return code{typ: boolType, test: compare(n.op, args[0].whole, args[1].whole)}
+	case stream.Decimal:
+		return code{typ: boolType, test: compareScaled(n.op, c.decimal(args[0]), c.decimal(args[1]))}
+	case stream.Bool:
+		if !ordered {
+			return code{typ: boolType, test: compare(n.op, truths(args[0].test), truths(args[1].test))}
+		}
+	}
+	return c.problem(n.pos, "%v is %s; %s does not apply, only == null and != null", args[0].node, describe(args[0]), n.op)
+}
+
+// nullComparison is a comparison with what is always null.
+func nullComparison(op string, x, other code) code {
+	if x.constant && x.value.IsNull() {
+		x = other
+	}
+	null := x.isNull()
+	switch op {
+	case "==":
+		return code{typ: boolType, test: func(e *stream.Event, m *machine) truth { return truthOf(null(e, m)) }}
+	case "!=":
+		return code{typ: boolType, test: func(e *stream.Event, m *machine) truth { return truthOf(!null(e, m)) }}
+	}
+	return constant(boolType, stream.BoolValue(false))
+}
+
+// isNull evaluates x for being null only.
+func (x code) isNull() func(*stream.Event, *machine) bool {
+	switch {
+	case x.column > 0:
+		i := x.column - 1
+		return func(e *stream.Event, _ *machine) bool { return e.Values[i].IsNull() }
+	case x.text != nil:
+		return func(e *stream.Event, m *machine) bool { _, ok := x.text(e, m); return !ok }
+	case x.whole != nil:
+		return func(e *stream.Event, m *machine) bool { _, ok := x.whole(e, m); return !ok }
+	case x.float != nil:
+		return func(e *stream.Event, m *machine) bool { _, ok := x.float(e, m); return !ok }
+	case x.test != nil:
+		return func(e *stream.Event, m *machine) bool { return x.test(e, m) == unknown }
+	}
+	return func(*stream.Event, *machine) bool { return true }
+}
+
+// equalColumn is the commonest condition of all, column == "text", in one closure.
+func equalColumn(column int, text string, want bool) testFn {
+	return func(e *stream.Event, _ *machine) truth {
+		v := &e.Values[column]
+		return truthOf((v.Text() == text && !v.IsNull()) == want)
+	}
+}
+
+// truths makes bools comparable.
+func truths(test testFn) func(*stream.Event, *machine) (truth, bool) {
+	return func(e *stream.Event, m *machine) (truth, bool) {
+		t := test(e, m)
+		return t, t != unknown
+	}
+}
+
+// compare makes a comparison of two closures that return the zero value beside false.
+func compare[T cmp.Ordered](op string, left, right func(*stream.Event, *machine) (T, bool)) testFn {
+	switch op {
+	case "==":
+		return func(e *stream.Event, m *machine) truth {
+			a, aok := left(e, m)
+			b, bok := right(e, m)
+			return truthOf(aok == bok && (a == b || !aok))
+		}
+	case "!=":
+		return func(e *stream.Event, m *machine) truth {
+			a, aok := left(e, m)
+			b, bok := right(e, m)
+			return truthOf(aok != bok || aok && a != b)
+		}
+	case ">", ">=":
+		return compare(map[string]string{">": "<", ">=": "<="}[op], right, left)
+	case "<":
+		return func(e *stream.Event, m *machine) truth {
+			a, aok := left(e, m)
+			b, bok := right(e, m)
+			return truthOf(aok && bok && a < b)
+		}
+	}
+	return func(e *stream.Event, m *machine) truth {
+		a, aok := left(e, m)
+		b, bok := right(e, m)
+		return truthOf(aok && bok && a <= b)
+	}
+}
+
+// decimal is x, an exact number, with the scale it has.
+func (c *compiler) decimal(x code) code {
+	if x.exact != nil {
+		return c.as(x, stream.Type{Kind: stream.Decimal, Precision: 18, Scale: x.exact.scale})
+	}
+	return x
+}
+
+// compareScaled compares exact numbers of two scales, without overflow.
+func compareScaled(op string, x, y code) testFn {
+	scale := max(x.typ.Scale, y.typ.Scale)
+	x, y = rescaleConstant(x, scale), rescaleConstant(y, scale)
+	if x.typ.Scale == y.typ.Scale {
+		return compare(op, x.whole, y.whole)
+	}
+	left, right, holds := x.whole, y.whole, sign(op)
+	a, b := power10(scale-x.typ.Scale), power10(scale-y.typ.Scale)
+	return func(e *stream.Event, m *machine) truth {
+		i, iok := left(e, m)
+		j, jok := right(e, m)
+		if !iok || !jok {
+			return truthOf((iok == jok) == (op == "==") && (op == "==" || op == "!="))
+		}
+		return truthOf(holds(compareProducts(i, a, j, b)))
+	}
+}
+
+// rescaleConstant gives a literal the other side's scale, if it fits.
+func rescaleConstant(x code, scale uint8) code {
+	if !x.constant {
+		return x
+	}
+	scaled, fits := multiply(x.value.Int(), power10(scale-x.typ.Scale))
+	if !fits {
+		return x
+	}
+	return constant(stream.Type{Kind: stream.Decimal, Precision: 18, Scale: scale}, stream.DecimalValue(scaled))
+}
+
+// sign says whether a comparison holds, by the sign of the difference.
+func sign(op string) func(int) bool {
+	switch op {
+	case "==":
+		return func(d int) bool { return d == 0 }
+	case "!=":
+		return func(d int) bool { return d != 0 }
+	case "<":
+		return func(d int) bool { return d < 0 }
+	case "<=":
+		return func(d int) bool { return d <= 0 }
+	case ">":
+		return func(d int) bool { return d > 0 }
+	}
+	return func(d int) bool { return d >= 0 }
+}
+
+// compareProducts is the sign of i*a - j*b.
+func compareProducts(i, a, j, b int64) int {
+	ihigh, ilow := product(i, a)
+	jhigh, jlow := product(j, b)
+	return cmp.Or(cmp.Compare(ihigh, jhigh), cmp.Compare(ilow, jlow))
+}
+
+// product is a*b in 128 bits, two's complement.
+func product(a, b int64) (high int64, low uint64) {
+	h, l := bits.Mul64(uint64(a), uint64(b))
+	return int64(h) - a>>63&b - b>>63&a, l
+}
+
+// multiply is a*b and whether it fits.
+func multiply(a, b int64) (int64, bool) {
+	high, low := product(a, b)
+	return int64(low), high == int64(low)>>63
+}
+
+// list is the right side of in.
+func (c *compiler) list(items []code) code {
+	for _, x := range items {
+		if !x.constant {
+			return c.problem(x.node.pos, "%v is not the same for all events; a list has only literals", x.node)
+		}
+	}
+	return code{items: items, constant: true}
+}
+
+// membership is x in [items].
+func (c *compiler) membership(n *node, x code, items []code) code {
+	if len(items) == 0 {
+		return c.problem(n.args[1].pos, "the list is empty; want at least one value")
+	}
+	tests := make([]testFn, len(items))
+	texts := map[string]bool{}
+	for i, item := range items {
+		tests[i] = c.comparison(&node{op: "==", pos: item.node.pos}, []code{x, item}).test
+		if item.typ.Kind == stream.String {
+			texts[item.value.Text()] = true
+		}
+	}
+	if len(texts) == len(items) && len(texts) > 4 {
+		text := x.text
+		return code{typ: boolType, test: func(e *stream.Event, m *machine) truth {
+			s, ok := text(e, m)
+			return truthOf(ok && texts[s])
+		}}
+	}
+	return code{typ: boolType, test: func(e *stream.Event, m *machine) truth {
+		for _, test := range tests {
+			if test(e, m) == yes {
+				return yes
+			}
+		}
+		return no
+	}}
+}
+
+func (c *compiler) arithmetic(n *node, args []code) code {
+	op := n.op
+	if op == opMinus {
+		op = "-"
+	}
+	for _, x := range args {
+		if !isNumber(x.typ) && x.typ.Kind != stream.Null {
+			return c.problem(n.pos, "%s wants numbers; %v is %s%s", op, x.node, describe(x), hint(op, x))
+		}
+	}
+	t, _ := unify(args...)
+	switch {
+	case t.Kind == stream.Null:
+		return constant(intType, stream.Value{})
+	case op == "/":
+		t = floatType
+	case t.Kind != stream.Float:
+		return c.exactArithmetic(n, op, c.decimal(c.as(args[0], orInt(args[0].typ))), c.decimal(c.as(args[1], orInt(args[1].typ))))
+	}
+	return c.floatArithmetic(n, op, c.as(args[0], t), c.as(args[1], t))
+}
+
+func hint(op string, x code) string {
+	if op == "+" && x.typ.Kind == stream.String {
+		return "; texts are joined with concat"
+	}
+	return ""
+}
+
+// orInt is the type to compute with.
+func orInt(t stream.Type) stream.Type {
+	if t.Kind == stream.Null {
+		return intType
+	}
+	return t
+}
+
+func (c *compiler) floatArithmetic(n *node, op string, x, y code) code {
+	left, right := x.float, y.float
+	z := code{typ: floatType}
+	switch op {
+	case "+":
+		z.float = func(e *stream.Event, m *machine) (float64, bool) {
+			a, aok := left(e, m)
+			b, bok := right(e, m)
+			return orNull(a+b, aok && bok)
+		}
+		return z
+	case "-":
+		z.float = func(e *stream.Event, m *machine) (float64, bool) {
+			a, aok := left(e, m)
+			b, bok := right(e, m)
+			return orNull(a-b, aok && bok)
+		}
+		return z
+	case "*":
+		z.float = func(e *stream.Event, m *machine) (float64, bool) {
+			a, aok := left(e, m)
+			b, bok := right(e, m)
+			return orNull(a*b, aok && bok)
+		}
+		return z
+	}
+	divide := func(a, b float64) float64 { return a / b }
+	if op == "%" {
+		divide = math.Mod
+	}
+	byZero := c.failure(n.pos, "division by zero")
+	z.float = func(e *stream.Event, m *machine) (float64, bool) {
+		a, aok := left(e, m)
+		b, bok := right(e, m)
+		if !aok || !bok {
+			return 0, false
+		}
+		if b == 0 {
+			m.fail(byZero)
+		}
+		return divide(a, b), true
+	}
+	if y.constant && y.value.Float() != 0 {
+		return z
+	}
+	return c.mayFail(n, z, "division by zero")
+}
+
+// orNull is v, or null as the closures return it.
+func orNull[T int64 | float64](v T, ok bool) (T, bool) {
+	if !ok {
+		return 0, false
+	}
+	return v, true
+}
+
+// exactArithmetic computes with ints and decimals: 64 bits, checked.
+func (c *compiler) exactArithmetic(n *node, op string, x, y code) code {
+	scale := max(x.typ.Scale, y.typ.Scale)
+	if op == "*" {
+		scale = x.typ.Scale + y.typ.Scale
+	} else {
+		x, y = c.rescale(x, scale), c.rescale(y, scale)
+	}
+	if scale > 18 {
+		return c.problem(n.pos, "the product has %d decimal places; want at most 18: round one side", scale)
+	}
+	z := code{typ: intType}
+	if x.typ.Kind == stream.Decimal || y.typ.Kind == stream.Decimal {
+		z.typ = stream.Type{Kind: stream.Decimal, Precision: 18, Scale: scale}
+	}
+	calculate, why := add, "overflow: the result is beyond 64 bits"
+	switch op {
+	case "-":
+		calculate = subtract
+	case "*":
+		calculate = multiply
+	case "%":
+		calculate, why = remainder, "division by zero"
+	}
+	left, right, failure := x.whole, y.whole, c.failure(n.pos, why)
+	z.whole = func(e *stream.Event, m *machine) (int64, bool) {
+		a, aok := left(e, m)
+		b, bok := right(e, m)
+		if !aok || !bok {
+			return 0, false
+		}
+		v, ok := calculate(a, b)
+		if !ok {
+			m.fail(failure)
+		}
+		return v, true
+	}
+	z.inherit([]code{x, y})
+	if op == "%" && y.constant && y.value.Int() != 0 {
+		return z
+	}
+	return c.mayFail(n, z, why)
+}
+
+// rescale gives an exact number more decimal places.
+func (c *compiler) rescale(x code, scale uint8) code {
+	if x.typ.Scale == scale {
+		return x
+	}
+	return c.as(x, stream.Type{Kind: stream.Decimal, Precision: 18, Scale: scale})
+}
+
+func add(a, b int64) (int64, bool) {
+	s := a + b
+	return s, (a^s)&(b^s) >= 0
+}
+
+func subtract(a, b int64) (int64, bool) {
+	d := a - b
+	return d, (a^b)&(a^d) >= 0
+}
+
+func remainder(a, b int64) (int64, bool) {
+	if b == 0 {
+		return 0, false
+	}
+	return a % b, true
+}
