@@ -5,6 +5,7 @@
 package livepage
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"encoding/json"
@@ -30,8 +31,7 @@ const (
 
 // Options of a Page.
 type Options struct {
-	Name  string // of the pipeline
-	Stats func() stream.Stats
+	Name  string                                    // of the pipeline
 	Files func(ctx context.Context) ([]File, error) // what is published, newest last; called when a commit was made
 	Log   *slog.Logger
 }
@@ -45,6 +45,8 @@ type File struct {
 	To        uint64 `json:"to"`
 	Rows      int64  `json:"rows"`
 	Bytes     int64  `json:"bytes"`
+
+	Published time.Time `json:"-"`
 }
 
 // Snapshot is what the page shows.
@@ -108,6 +110,7 @@ type DeadLetter struct {
 // Page collects snapshots. Its methods are safe for concurrent use.
 type Page struct {
 	opts    Options
+	stats   func() stream.Stats
 	started time.Time
 
 	mu        sync.Mutex
@@ -179,6 +182,14 @@ func text(value []byte) string {
 	return string(value)
 }
 
+// Show sets where the numbers come from. It is called once, before Run.
+func (p *Page) Show(stats func() stream.Stats) { p.stats = stats }
+
+// SortFiles puts the newest last.
+func SortFiles(files []File) {
+	slices.SortFunc(files, func(a, b File) int { return cmp.Or(a.Published.Compare(b.Published), cmp.Compare(a.Key, b.Key)) })
+}
+
 // Run makes a snapshot each second until ctx ends.
 func (p *Page) Run(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
@@ -194,7 +205,7 @@ func (p *Page) Run(ctx context.Context) {
 }
 
 func (p *Page) sample(ctx context.Context) {
-	stats := p.opts.Stats()
+	stats := p.stats()
 	if stats.Commits != p.commits {
 		if files, err := p.opts.Files(ctx); err != nil {
 			p.opts.Log.Warn("the page cannot list the lake", "error", err)
