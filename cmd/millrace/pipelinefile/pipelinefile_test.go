@@ -58,7 +58,8 @@ func (b *brew) Validate() error {
 // badLetter is an expression's error: the letter Z is wrong wherever it stands.
 type badLetter int
 
-func (e badLetter) Error() string { return "the letter Z" }
+func (e badLetter) Error() string { return "1:1: the letter Z" }
+func (e badLetter) Text() string  { return "the letter Z" }
 func (e badLetter) Offset() int   { return int(e) }
 
 func environment(name string) (string, bool) {

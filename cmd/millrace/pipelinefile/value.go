@@ -38,9 +38,9 @@ func (v Value) Problem(format string, args ...any) {
 	v.file.problem(at, "%s", strings.TrimSpace(v.path+" "+fmt.Sprintf(format, args...)))
 }
 
-// Reject records what the caller found wrong with v: each error that is joined in err by itself. An error with a method
-// Offset() int is about the character at that byte of v's text. Another one that begins with a key path below v ("roll.size is
-// 0; want ...") is about that key.
+// Reject records what the caller found wrong with v: each error that is joined in err by itself. An error with the methods
+// Offset() int and Text() string is about the character at that byte of v's text, or of that under a key of v if it begins
+// with the key. Another one that begins with a key path below v ("roll.size is 0; want ...") is about that key.
 func (v Value) Reject(err error) { v.reject(err, nil) }
 
 func (v Value) reject(err error, silent []string) {
@@ -54,13 +54,29 @@ func (v Value) reject(err error, silent []string) {
 	if err == nil {
 		return
 	}
-	var placed interface{ Offset() int }
-	if errors.As(err, &placed) && v.Present() && v.node.Kind == yaml.ScalarNode {
-		line, column := v.file.place(v.node, placed.Offset())
-		v.file.problemAt(line, column, "%s: %s", v.path, err)
+	var placed interface {
+		Offset() int
+		Text() string
+	}
+	if at := v.scalar(err); errors.As(err, &placed) && at.Present() {
+		line, column := v.file.place(at.node, placed.Offset())
+		v.file.problemAt(line, column, "%s: %s", at.path, placed.Text())
 		return
 	}
 	v.rejectKey(err.Error(), silent)
+}
+
+// scalar is the text that an error with an offset is about: v, or the value under the key that the error begins with.
+func (v Value) scalar(err error) Value {
+	at := v
+	if v.Present() && v.node.Kind == yaml.MappingNode {
+		first, _, _ := strings.Cut(err.Error(), " ")
+		at = v.child(first)
+	}
+	if at.Present() && at.node.Kind != yaml.ScalarNode {
+		at.node = nil
+	}
+	return at
 }
 
 // rejectKey records a problem whose text begins with a key path below v, if it does.
@@ -68,7 +84,11 @@ func (v Value) rejectKey(text string, silent []string) {
 	first, rest, _ := strings.Cut(text, " ")
 	first = strings.TrimSuffix(first, ":")
 	names := keyPath(first)
-	if len(names) == 0 || !keyLike(first) {
+	switch {
+	case first == "is" || first == "has":
+		v.Problem("%s", text)
+		return
+	case len(names) == 0 || !keyLike(first):
 		v.Problem("is wrong: %s", text)
 		return
 	}
@@ -139,7 +159,18 @@ func (v Value) child(name string) Value {
 	return c
 }
 
-// children is the values of a mapping, in order, each key once.
+// Children is the values of a mapping, in order, each key once. What is no mapping is a problem and has none.
+func (v Value) Children() []Value {
+	d := decoder{file: v.file}
+	if !v.Present() || !d.want(v.node, v.path, yaml.MappingNode, "keys and values") {
+		return nil
+	}
+	return v.children()
+}
+
+// Key is the name of a value among Children.
+func (v Value) Key() string { return v.key.Value }
+
 func (v Value) children() []Value {
 	var cs []Value
 	seen := map[string]bool{}
@@ -205,3 +236,21 @@ func keyLike(word string) bool {
 func keyPath(word string) []string {
 	return strings.FieldsFunc(word, func(r rune) bool { return r == '.' || r == '[' || r == ']' })
 }
+
+// within says that a key path is another one or below it.
+func within(path, other string) bool {
+	rest, ok := strings.CutPrefix(path, other)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+// Error places an error that a part made of v returned: path:line:column: key path: text. It is not recorded.
+func (v Value) Error(err error) error {
+	at := v.node
+	if at == nil {
+		at = v.key
+	}
+	return fmt.Errorf("%s:%d:%d: %s: %w", v.file.Path, at.Line, at.Column, v.path, err)
+}
+
+// Child is the value under a key of v, present or not.
+func (v Value) Child(name string) Value { return v.child(name) }

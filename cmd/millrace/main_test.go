@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// Mutations seen red: at the end of the list of each rule.
+
+// TestMain lets the test binary be the program itself, for tests that need a process of their own.
+func TestMain(m *testing.M) {
+	if os.Getenv("MILLRACE_TEST_MAIN") == "yes" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// outcome is what a call of the program left.
+type outcome struct {
+	code        int
+	stdout, err string
+}
+
+// millrace calls the program in this process.
+func millrace(ctx context.Context, stdin string, args ...string) outcome {
+	var stdout, stderr bytes.Buffer
+	code := run(ctx, args, strings.NewReader(stdin), &stdout, &stderr)
+	return outcome{code, stdout.String(), stderr.String()}
+}
+
+func TestWrongUsageIsOneLineAndExitCode2(t *testing.T) {
+	for args, want := range map[string]string{
+		"":                           "no command",
+		"fly":                        `unknown command "fly"`,
+		"help fly":                   `unknown command "fly"`,
+		"help run lint":              "one command",
+		"run":                        "no pipeline file is named",
+		"run a.yaml b.yaml":          "2 pipeline files",
+		"run --until a.yaml":         "not defined: -until",
+		"run --log-format xml a":     `--log-format is "xml"; want text or json`,
+		"run a --log-level loud":     "-log-level",
+		"run a.yaml --log-format":    "needs an argument",
+		"lint":                       "no pipeline file is named",
+		"lint --all a.yaml":          "not defined: -all",
+		"verify":                     "no pipeline file is named",
+		"verify --json --deep=x a":   "deep",
+		"version now":                "no arguments",
+		"run -- --until-end another": "2 pipeline files",
+	} {
+		got := millrace(t.Context(), "", strings.Fields(args)...)
+		if got.code != 2 || got.stdout != "" || strings.Count(got.err, "\n") != 1 || !strings.Contains(got.err, want) {
+			t.Errorf("millrace %s: %+v; want %q", args, got, want)
+		}
+	}
+}
+
+func TestHelpShowsAnExampleAndEveryFlag(t *testing.T) {
+	for _, cmd := range commands() {
+		for _, args := range [][]string{{"help", cmd.name}, {cmd.name, "--help"}, {cmd.name, "x", "-h"}} {
+			got := millrace(t.Context(), "", args...)
+			if got.code != 0 || got.err != "" || !strings.Contains(got.stdout, "Example:\n  $ millrace "+cmd.name) {
+				t.Errorf("%v: %+v", args, got)
+			}
+		}
+	}
+	for _, args := range [][]string{{"help"}, {"--help"}, {"-h"}} {
+		got := millrace(t.Context(), "", args...)
+		for _, cmd := range commands() {
+			if got.code != 0 || !strings.Contains(got.stdout, "\n  "+cmd.name) {
+				t.Errorf("%v: %+v", args, got)
+			}
+		}
+	}
+}
+
+func TestVersionSaysWhatRuns(t *testing.T) {
+	got := millrace(t.Context(), "", "version")
+	if got.code != 0 || !regexp.MustCompile(`^millrace \S+ (\S+ )?go\S+ \w+/\w+\n$`).MatchString(got.stdout) {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestFlagsStandBeforeAndAfterFiles(t *testing.T) {
+	for args, want := range map[string]string{
+		"a -x b": "x a b", "-x a b": "x a b", "a b -x": "x a b", "a -- -x b": " a -x b", "-x=false a": " a", "": " ", "-- -x": " -x",
+	} {
+		flags := flag.NewFlagSet("", flag.ContinueOnError)
+		x := flags.Bool("x", false, "")
+		rest, err := (&call{args: strings.Fields(args), stderr: io.Discard}).parse(flags)
+		got := " " + strings.Join(rest, " ")
+		if *x {
+			got = "x" + got
+		}
+		if err != nil || got != want {
+			t.Errorf("%q: %q, %v; want %q", args, got, err, want)
+		}
+	}
+}
