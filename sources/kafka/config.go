@@ -203,18 +203,23 @@ func (t *TLS) config() (*tls.Config, error) {
 // Dial opens a connection to a broker, before TLS.
 type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+// dialer adds TLS to dial.
+func (c *Config) dialer(dial Dial) (Dial, error) {
+	if c.TLS == nil {
+		return dial, nil
+	}
+	config, err := c.TLS.config()
+	if err != nil {
+		return nil, err
+	}
+	return encrypted(dial, config), nil
+}
+
 // options are those of every client of c.
 func (c *Config) options(dial Dial) ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...), kgo.ClientID("millrace"), kgo.Dialer(dial), kgo.DisableClientMetrics(),
 		kgo.RetryBackoffFn(func(n int) time.Duration { return min(100*time.Millisecond<<min(n, 6), 2500*time.Millisecond) }),
-	}
-	if c.TLS != nil {
-		config, err := c.TLS.config()
-		if err != nil {
-			return nil, err
-		}
-		opts = append(opts, kgo.Dialer(encrypted(dial, config)))
 	}
 	if c.SASL != nil {
 		m, err := c.SASL.mechanism()

@@ -54,9 +54,10 @@ type Options struct {
 
 // Source reads the topics of one Config. Every Run is a new member of the group.
 type Source struct {
-	cfg  Config
-	dial Dial
-	log  *slog.Logger
+	cfg     Config
+	dial    Dial
+	log     *slog.Logger
+	contact time.Duration // connectTimeout, shorter in tests
 }
 
 var _ stream.Source = (*Source)(nil)
@@ -67,7 +68,7 @@ func New(cfg Config, o Options) (*Source, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Source{cfg: cfg, dial: o.Dial, log: o.Log}
+	s := &Source{cfg: cfg, dial: o.Dial, log: o.Log, contact: connectTimeout}
 	if s.dial == nil {
 		s.dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
 	}
@@ -109,13 +110,18 @@ func (p partition) String() string { return fmt.Sprintf("%s-%d", p.topic, p.id) 
 type connection struct {
 	*kgo.Client
 	admin  *kadm.Client
+	dial   Dial // with TLS
 	topics kadm.TopicDetails
 }
 
 // connect makes sure that the brokers answer, let us in and have the topics.
 func (s *Source) connect(ctx context.Context) (*connection, error) {
 	var last lastError
-	opts, err := s.cfg.options(last.watch(s.dial))
+	dial, err := s.cfg.dialer(s.dial)
+	if err != nil {
+		return nil, stream.Fatal(err)
+	}
+	opts, err := s.cfg.options(last.watch(dial))
 	if err != nil {
 		return nil, stream.Fatal(err)
 	}
@@ -123,8 +129,8 @@ func (s *Source) connect(ctx context.Context) (*connection, error) {
 	if err != nil {
 		return nil, stream.Fatal(err)
 	}
-	c := &connection{Client: client, admin: kadm.NewClient(client)}
-	limited, cancel := context.WithTimeout(ctx, connectTimeout)
+	c := &connection{Client: client, admin: kadm.NewClient(client), dial: dial}
+	limited, cancel := context.WithTimeout(ctx, s.contact)
 	defer cancel()
 	if c.topics, err = c.admin.ListTopics(limited, s.cfg.Topics...); err == nil {
 		err = s.missing(c.topics)
@@ -153,14 +159,10 @@ func (s *Source) missing(topics kadm.TopicDetails) error {
 
 // refusal says what to do about an error of the first contact.
 func (s *Source) refusal(err, dialed error) error {
-	brokers := strings.Join(s.cfg.Brokers, ", ")
 	if f := denied(err); f != nil {
 		return f
 	}
-	if errors.Is(err, context.DeadlineExceeded) || dialed != nil {
-		return fmt.Errorf("brokers %s do not answer; check brokers, tls and sasl: %w", brokers, cmp.Or(dialed, err))
-	}
-	return fmt.Errorf("brokers %s: %w", brokers, err)
+	return fmt.Errorf("no use of brokers %s; check brokers, tls and sasl: %w", strings.Join(s.cfg.Brokers, ", "), cmp.Or(dialed, err))
 }
 
 // denied is err as a FatalError if it is about who we are and what we may do; else nil.
@@ -189,7 +191,9 @@ func (l *lastError) watch(dial Dial) Dial {
 		conn, err := dial(ctx, network, address)
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.err = err
+		if err == nil || ctx.Err() == nil || l.err == nil { // an attempt that was cut off says nothing
+			l.err = err
+		}
 		return conn, err
 	}
 }
@@ -277,7 +281,7 @@ func (s *Source) Run(ctx context.Context, assigned func(stream.Assignment) (stre
 
 // join makes the member. Topics are paused in it for good: it owns, the reader reads.
 func (r *run) join(ctx context.Context) error {
-	opts, err := r.cfg.options(r.dial)
+	opts, err := r.cfg.options(r.conn.dial)
 	if err != nil {
 		return stream.Fatal(err)
 	}

@@ -1,0 +1,89 @@
+package kafka
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/millrace-io/millrace/stream"
+)
+
+func TestMarkSurvivesTheMetadata(t *testing.T) {
+	for _, m := range []mark{
+		{next: 1, committed: true, epoch: 1},
+		{next: 7, epoch: 1<<64 - 1, topic: kadm.TopicID{1, 255}},
+		{next: 7, committed: true, note: []byte(`{"v":1;"x":"ü;"}`)},
+		{next: 7, committed: true, note: bytes.Repeat([]byte{0, 255}, stream.NoteLimit/2), epoch: 1<<64 - 1},
+		{next: 7, committed: true, note: make([]byte, stream.NoteLimit)},
+		{next: 7, committed: true, note: []byte(strings.Repeat("€", stream.NoteLimit/3))},
+	} {
+		text, err := m.metadata()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := parseMark(m.next, text)
+		if err != nil || got.next != m.next || got.committed != m.committed || got.epoch != m.epoch || got.topic != m.topic || !bytes.Equal(got.note, m.note) {
+			t.Errorf("%+v became %+v, %v", m, got, err)
+		}
+	}
+}
+
+func TestMetadataThatIsNotOursIsNoNote(t *testing.T) {
+	for _, text := range []string{"", "consumer-1-6c0b", "mr2;1;2;t;", "a;b;c;d;e"} {
+		if m, err := parseMark(3, text); err != nil || !m.committed || m.note != nil {
+			t.Errorf("%q: %+v, %v", text, m, err)
+		}
+	}
+	id := strings.Repeat("00", 16)
+	for _, text := range []string{"mr1;x;" + id + ";t;", "mr1;1;00;t;", "mr1;1;" + id + ";?;", "mr1;1;" + id + ";b;vvvvv"} {
+		if _, err := parseMark(3, text); err == nil {
+			t.Errorf("%q is accepted", text)
+		}
+	}
+}
+
+func FuzzParseMark(f *testing.F) {
+	f.Add("mr1;1;00000000000000000000000000000000;b;zz!!")
+	f.Fuzz(func(t *testing.T, text string) {
+		m, err := parseMark(5, text)
+		if err != nil || !strings.HasPrefix(text, "mr1;") || m.next != 5 {
+			return
+		}
+		if again, err := m.metadata(); err == nil {
+			if n, err := parseMark(5, again); err != nil || !bytes.Equal(n.note, m.note) || n.epoch != m.epoch {
+				t.Errorf("%q became %q: %+v, %v", text, again, n, err)
+			}
+		}
+	})
+}
+
+func TestConfigNamesEveryProblem(t *testing.T) {
+	bad := Config{
+		Brokers: []string{"somewhere"}, Topics: []string{"a b", "c", "c"}, Start: "yesterday", Reset: "latest", SessionTimeout: time.Millisecond,
+		TLS: &TLS{Cert: "c", Insecure: true, CA: "x"}, SASL: &SASL{Mechanism: "kerberos"}, Fetch: Fetch{MaxBytes: 1, PartitionBytes: 2},
+	}
+	err := bad.Validate()
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{
+		`brokers has "somewhere"; want host:port`, `topics has "a b"`, `topics has "c" twice`, `start is "yesterday"`, `reset is "latest"`,
+		"session_timeout is 1ms; want 1s to 30m", "tls.cert and tls.key", "tls.insecure", "sasl.mechanism is \"kerberos\"", "sasl.username is empty",
+		"sasl.password is empty", "fetch.max_bytes is 1", "fetch.partition_bytes is 2",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in:\n%v", want, err)
+		}
+	}
+	err = (&Config{}).Validate()
+	if err == nil || err.Error() != "brokers is empty; want at least one host:port\ntopics is empty; want at least one topic" {
+		t.Errorf("an empty entry: %v", err)
+	}
+	good := Config{Brokers: []string{"[::1]:9092", "kafka:9092"}, Topics: []string{"clicks"}, Start: "2026-01-02T03:04:05+01:00"}
+	if err := good.Validate(); err != nil {
+		t.Errorf("%v", err)
+	}
+}
