@@ -31,7 +31,7 @@ type Config struct {
 
 	// Start says where to begin a partition that the group has never seen: earliest (default), latest, or an RFC 3339 time
 	// (the first record of that time or later). It is stored in the group at first sight of the partition, so a restart
-	// before the first commit begins at the same record.
+	// before the first commit begins at the same record. A partition that is added to a topic later is read from its beginning.
 	Start string `yaml:"start"`
 
 	// Reset says what to do when records after the checkpoint are no longer in the log: fail (default) ends the run,
@@ -72,8 +72,8 @@ type SASL struct {
 
 // Fetch bounds the memory of records that the engine has not taken yet. A record larger than the bounds still passes.
 type Fetch struct {
-	// MaxBytes is the most of one broker's answer, as compressed on the wire, and of all answers that wait for the engine,
-	// decompressed. Default 8 MiB, at least 64 KiB.
+	// MaxBytes is the most of one broker's answer, as compressed on the wire. While more than that waits for the engine,
+	// decompressed, nothing more is taken from the brokers: two answers wait at most. Default 8 MiB, at least 64 KiB.
 	MaxBytes int64 `yaml:"max_bytes" unit:"bytes"`
 
 	// PartitionBytes is the most of one partition in an answer. Default 1 MiB, at most MaxBytes.

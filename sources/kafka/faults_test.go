@@ -181,6 +181,7 @@ func failDrain(j *job) { j.drain = func(*taker) error { return errors.New("drain
 func same(*Config) {}
 
 func TestRunSaysWhatIsWrongAtTheFirstContact(t *testing.T) {
+	t.Parallel()
 	users := start(t, broker.Options{Extra: []kfake.Opt{kfake.EnableSASL(), kfake.Superuser("SCRAM-SHA-512", "millrace", "right"), kfake.SeedTopics(1, "clicks")}})
 	open := start(t, broker.Options{Topics: []string{"clicks"}})
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
@@ -216,6 +217,7 @@ func TestRunSaysWhatIsWrongAtTheFirstContact(t *testing.T) {
 }
 
 func TestRunSpeaksTLSAndSCRAM(t *testing.T) {
+	t.Parallel()
 	ca, server := certificate(t)
 	for _, mechanism := range []string{"plain", "scram-sha-256", "scram-sha-512"} {
 		b := start(t, broker.Options{Topics: []string{"clicks"}, Extra: []kfake.Opt{kfake.EnableSASL(), kfake.Superuser(strings.ToUpper(mechanism), "millrace", "right"), kfake.TLS(server)}})
@@ -232,6 +234,7 @@ func TestRunSpeaksTLSAndSCRAM(t *testing.T) {
 }
 
 func TestRefusedCredentialsAreFatal(t *testing.T) {
+	t.Parallel()
 	for _, code := range []*kerr.Error{kerr.SaslAuthenticationFailed, kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed} {
 		var fatal *stream.FatalError
 		if err := (&Source{}).refusal(fmt.Errorf("request: %w", code), nil); !errors.As(err, &fatal) || !errors.Is(err, code) {
@@ -241,6 +244,7 @@ func TestRefusedCredentialsAreFatal(t *testing.T) {
 }
 
 func TestGroupThatRefusesUsEndsTheRun(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	for code, want := range map[*kerr.Error]string{kerr.GroupAuthorizationFailed: "READ on the group", kerr.InvalidSessionTimeout: "session_timeout", kerr.InconsistentGroupProtocol: "group of its own"} {
 		t.Run(code.Message, func(t *testing.T) {
@@ -273,6 +277,7 @@ func certificate(t *testing.T) (file string, server *tls.Config) {
 }
 
 func TestCommitErrorsSayWhatTheEngineDoes(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	for _, c := range []struct {
 		code  *kerr.Error
@@ -320,6 +325,7 @@ func TestCommitErrorsSayWhatTheEngineDoes(t *testing.T) {
 }
 
 func TestCommitThatTimedOutIsNotOvertaken(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	l := newTopic(t, b.Addr, session, 1)
 	l.add(t, "a", "b", "c")
@@ -344,6 +350,7 @@ func TestCommitThatTimedOutIsNotOvertaken(t *testing.T) {
 }
 
 func TestReplyLostInACrashIsFoundByTheHeir(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	l := newTopic(t, b.Addr, session, 1)
 	l.add(t, "a", "b")
@@ -367,6 +374,7 @@ func TestReplyLostInACrashIsFoundByTheHeir(t *testing.T) {
 }
 
 func TestMemberThatWasKickedOutComesBack(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	l := newTopic(t, b.Addr, session, 1)
 	l.add(t, "a", "b")
@@ -392,12 +400,16 @@ func TestMemberThatWasKickedOutComesBack(t *testing.T) {
 	if got := again.got(); got[0] != "c" || again.Epoch() <= a.Epoch() {
 		t.Errorf("delivered %v with epoch %d after %d", got, again.Epoch(), a.Epoch())
 	}
+	if err := a.Commit(t.Context(), a.checkpoint()); !errors.Is(err, stream.ErrLost) {
+		t.Errorf("commit of the lost tenure in the member's new generation: %v", err)
+	}
 	if !a.aborted.Load() {
 		t.Error("the lost tenure was not aborted")
 	}
 }
 
 func TestRetentionThatOvertakesTheReaderIsNoSilentJump(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	for _, reset := range []string{fail, earliest} {
 		t.Run(reset, func(t *testing.T) {
@@ -439,6 +451,7 @@ func TestRetentionThatOvertakesTheReaderIsNoSilentJump(t *testing.T) {
 }
 
 func TestCheckpointBeyondTheLogIsAnError(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	l := newTopic(t, b.Addr, session, 1)
 	l.add(t, "a")
@@ -459,6 +472,7 @@ func (l *topic) commit(t *testing.T, at int64, metadata string) {
 }
 
 func TestTopicThatWasCreatedAgainIsAnError(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	l := newTopic(t, b.Addr, session, 1)
 	l.add(t, "a")
@@ -473,6 +487,7 @@ func TestTopicThatWasCreatedAgainIsAnError(t *testing.T) {
 }
 
 func TestOffsetOfAnotherProgramIsTakenOver(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	l := newTopic(t, b.Addr, session, 1)
 	l.add(t, "a", "b", "c")
@@ -485,6 +500,7 @@ func TestOffsetOfAnotherProgramIsTakenOver(t *testing.T) {
 }
 
 func TestStartIsDecidedAtFirstSight(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	then := time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
 	for _, c := range []struct {
@@ -520,7 +536,34 @@ func TestStartIsDecidedAtFirstSight(t *testing.T) {
 	}
 }
 
+func TestPartitionThatWasAddedIsReadFromItsBeginning(t *testing.T) {
+	t.Parallel()
+	b := start(t, broker.Options{})
+	l := newTopic(t, b.Addr, session, 1)
+	l.add(t, "old")
+	config := func(c *Config) { c.Start = latest }
+	j := work(t, l.source(t, newOutside(), config), nil)
+	a := j.next()
+	l.add(t, "new")
+	a.waitFor(t, 1)
+	j.stop()
+	if _, err := l.admin.CreatePartitions(t.Context(), 2, l.name); err != nil {
+		t.Fatal(err)
+	}
+	l.client.ForceMetadataRefresh()
+	wait(t, "the producer knows the partition", func() bool {
+		return l.client.ProduceSync(t.Context(), &kgo.Record{Topic: l.name, Partition: 2, Value: []byte("added")}).FirstErr() == nil
+	})
+	j = work(t, l.source(t, newOutside(), config), nil)
+	for range 3 {
+		if c := j.next(); c.Partition() == l.Partition(2) {
+			c.waitFor(t, 1)
+		}
+	}
+}
+
 func TestStaticMemberKeepsItsPartitionsOverARestart(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	l := newTopic(t, b.Addr, session, 1)
 	config := func(c *Config) { c.Instance = "one" }
@@ -545,6 +588,7 @@ func TestStaticMemberKeepsItsPartitionsOverARestart(t *testing.T) {
 }
 
 func TestReadsOnlyWhatIsCommittedByTransactions(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	l := newTopic(t, b.Addr, session, 1)
 	producer, err := kgo.NewClient(kgo.SeedBrokers(b.Addr), kgo.TransactionalID("p"), kgo.DefaultProduceTopic(l.name), kgo.DisableClientMetrics())
@@ -582,6 +626,7 @@ func TestReadsOnlyWhatIsCommittedByTransactions(t *testing.T) {
 }
 
 func TestBrokerRestartIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	o := broker.Options{Dir: t.TempDir()}
 	b, err := broker.Start(o)
 	if err != nil {
@@ -618,6 +663,7 @@ func TestBrokerRestartIsWaitedFor(t *testing.T) {
 }
 
 func TestStopIsBoundedWhenTheBrokerIsGone(t *testing.T) {
+	t.Parallel()
 	b, err := broker.Start(broker.Options{Topics: []string{"clicks"}, Partitions: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -636,6 +682,7 @@ func TestStopIsBoundedWhenTheBrokerIsGone(t *testing.T) {
 }
 
 func TestBlockedPartitionHoldsBoundedMemory(t *testing.T) {
+	t.Parallel()
 	b := start(t, broker.Options{})
 	l := newTopic(t, b.Addr, session, 2)
 	const limit = 256 << 10
@@ -665,7 +712,7 @@ func TestBlockedPartitionHoldsBoundedMemory(t *testing.T) {
 	takers[l.Partition(1)].waitFor(t, len(ms))
 	r := takers[l.Partition(0)].Assignment.(*tenure).run.reader
 	r.mu.Lock()
-	if r.queued > 2*limit {
+	if r.queued > 2*limit+2*(65<<10) { // an answer may be one batch longer in each partition
 		t.Errorf("%d bytes are queued with a limit of %d", r.queued, limit)
 	}
 	r.mu.Unlock()

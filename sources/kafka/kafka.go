@@ -364,7 +364,7 @@ func (r *run) retry(ctx context.Context, failure string, f func(context.Context)
 	}
 }
 
-// find takes out the tenures of ps; nil: all.
+// find returns the tenures of ps.
 func (r *run) find(ps map[string][]int32) []*tenure {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -392,14 +392,12 @@ func (r *run) giveBack(ps map[string][]int32) {
 	r.drain(context.Background(), r.find(ps))
 }
 
-func (r *run) drain(ctx context.Context, tenures []*tenure) error {
-	errs := make([]error, len(tenures))
+func (r *run) drain(ctx context.Context, tenures []*tenure) {
 	var drains sync.WaitGroup
-	for i, t := range tenures {
-		drains.Go(func() { errs[i] = t.drain(ctx) })
+	for _, t := range tenures {
+		drains.Go(func() { t.drain(ctx) })
 	}
 	drains.Wait()
-	return errors.Join(errs...)
 }
 
 // lose ends what is gone already.
@@ -421,14 +419,15 @@ func (r *run) release(ctx context.Context) error {
 		all = append(all, t)
 	}
 	r.mu.Unlock()
-	if ctx.Err() != nil {
+	failure := context.Cause(r.ctx)
+	if ctx.Err() != nil && errors.Is(failure, context.Cause(ctx)) {
 		r.drain(context.Background(), all)
 		return nil
 	}
 	limited, cancel := context.WithTimeout(context.Background(), failedDrain)
 	defer cancel()
 	r.drain(limited, all)
-	return context.Cause(r.ctx)
+	return failure
 }
 
 // watchGroup ends the run when the group will never have us.

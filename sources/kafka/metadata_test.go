@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 
@@ -14,7 +15,7 @@ import (
 func TestMarkSurvivesTheMetadata(t *testing.T) {
 	for _, m := range []mark{
 		{next: 1, committed: true, epoch: 1},
-		{next: 7, epoch: 1<<64 - 1, topic: kadm.TopicID{1, 255}},
+		{next: 7, epoch: 1<<64 - 1, topic: kadm.TopicID{1, 255}, known: 4},
 		{next: 7, committed: true, note: []byte(`{"v":1;"x":"ü;"}`)},
 		{next: 7, committed: true, note: bytes.Repeat([]byte{0, 255}, stream.NoteLimit/2), epoch: 1<<64 - 1},
 		{next: 7, committed: true, note: make([]byte, stream.NoteLimit)},
@@ -24,21 +25,24 @@ func TestMarkSurvivesTheMetadata(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if !utf8.ValidString(text) {
+			t.Errorf("%+v: brokers would change %q, which is not UTF-8", m, text)
+		}
 		got, err := parseMark(m.next, text)
-		if err != nil || got.next != m.next || got.committed != m.committed || got.epoch != m.epoch || got.topic != m.topic || !bytes.Equal(got.note, m.note) {
+		if err != nil || got.known != m.known || got.next != m.next || got.committed != m.committed || got.epoch != m.epoch || got.topic != m.topic || !bytes.Equal(got.note, m.note) {
 			t.Errorf("%+v became %+v, %v", m, got, err)
 		}
 	}
 }
 
 func TestMetadataThatIsNotOursIsNoNote(t *testing.T) {
-	for _, text := range []string{"", "consumer-1-6c0b", "mr2;1;2;t;", "a;b;c;d;e"} {
+	for _, text := range []string{"", "consumer-1-6c0b", "mr2;1;2;4;t;", "a;b;c;d;e;f"} {
 		if m, err := parseMark(3, text); err != nil || !m.committed || m.note != nil {
 			t.Errorf("%q: %+v, %v", text, m, err)
 		}
 	}
 	id := strings.Repeat("00", 16)
-	for _, text := range []string{"mr1;x;" + id + ";t;", "mr1;1;00;t;", "mr1;1;" + id + ";?;", "mr1;1;" + id + ";b;vvvvv"} {
+	for _, text := range []string{"mr1;x;" + id + ";4;t;", "mr1;1;00;4;t;", "mr1;1;" + id + ";;t;", "mr1;1;" + id + ";4;?;", "mr1;1;" + id + ";4;b;vvvvv"} {
 		if _, err := parseMark(3, text); err == nil {
 			t.Errorf("%q is accepted", text)
 		}
@@ -46,7 +50,7 @@ func TestMetadataThatIsNotOursIsNoNote(t *testing.T) {
 }
 
 func FuzzParseMark(f *testing.F) {
-	f.Add("mr1;1;00000000000000000000000000000000;b;zz!!")
+	f.Add("mr1;1;00000000000000000000000000000000;4;b;zz!!")
 	f.Fuzz(func(t *testing.T, text string) {
 		m, err := parseMark(5, text)
 		if err != nil || !strings.HasPrefix(text, "mr1;") || m.next != 5 {

@@ -48,12 +48,11 @@ type tenure struct {
 	consumer stream.Consumer // nil until the engine has accepted
 
 	end  sync.Once
-	err  error         // of Drain
 	gone chan struct{} // closed when ownership is gone
 	lost sync.Once
 
 	committing chan struct{} // holds a token while nobody commits
-	flight     *flight       // the commit that was sent last, by the token's holder
+	flight     *flight       // a commit that is not answered yet; the token's holder has it
 
 	next, tail atomic.Int64 // offsets after the last delivered record and after the last one in the partition; tail -1: unknown
 	last       atomic.Int64 // time of the last delivered record, ns since 1970; 0: none yet
@@ -129,16 +128,32 @@ func (t *tenure) claim(marks func() (map[partition]mark, error)) error {
 	}
 	if !seen {
 		err := t.run.retry(t.ctx, "start offset lookup failed", func(ctx context.Context) error {
-			m.next, err = t.configuredStart(ctx)
+			if t.isNew(all) {
+				m.next, err = t.offset(ctx, oldestOffset)
+			} else {
+				m.next, err = t.configuredStart(ctx)
+			}
 			return err
 		})
 		if err != nil {
 			return err
 		}
+		m.known = max(t.id+1, int32(len(t.run.conn.topics[t.topic].Partitions)))
 	}
 	m.topic, m.epoch = id, max(m.epoch+1, t.generation)
 	t.mark, t.epoch = m, m.epoch
 	return t.run.retry(t.ctx, "claim of a partition failed", func(ctx context.Context) error { return t.store(ctx, m) })
+}
+
+// isNew says that the partition was added to a topic that the group reads already. Whatever Start says, none of its
+// records is old: the producers used it before we could know it.
+func (t *tenure) isNew(all map[partition]mark) bool {
+	for p, m := range all {
+		if p.topic == t.topic && m.known > 0 && m.known <= t.id {
+			return true
+		}
+	}
+	return false
 }
 
 // accept gives the tenure to the engine, unless it ends already.
@@ -253,7 +268,7 @@ func (t *tenure) offset(ctx context.Context, at int64) (int64, error) {
 }
 
 // drain ends the tenure while the partition is still owned. Every caller waits until it has ended.
-func (t *tenure) drain(ctx context.Context) error {
+func (t *tenure) drain(ctx context.Context) {
 	t.finish(func(c stream.Consumer) {
 		select {
 		case <-t.lived: // so no Deliver begins after Drain
@@ -262,12 +277,10 @@ func (t *tenure) drain(ctx context.Context) error {
 		}
 		if t.isGone() {
 			c.Abort()
-			t.err = stream.ErrLost
 			return
 		}
-		t.err = c.Drain(ctx, stream.Handoff)
+		c.Drain(ctx, stream.Handoff) // what it could not commit is read again by the next owner
 	})
-	return t.err
 }
 
 // abort ends the tenure of a partition that belongs to somebody else already.
@@ -340,7 +353,7 @@ func (t *tenure) sawEnd(end int64) {
 
 // Commit stores c in the group.
 func (t *tenure) Commit(ctx context.Context, c stream.Checkpoint) error {
-	m := mark{next: int64(c.Pos.Offset()) + 1, committed: true, epoch: t.epoch, topic: t.mark.topic, note: c.Note}
+	m := mark{next: int64(c.Pos.Offset()) + 1, committed: true, epoch: t.epoch, topic: t.mark.topic, known: t.mark.known, note: c.Note}
 	if err := t.store(ctx, m); err != nil {
 		return fmt.Errorf("commit of %s: %w", t, err)
 	}
@@ -369,8 +382,8 @@ func (t *tenure) store(ctx context.Context, m mark) error {
 	}
 	defer func() { t.committing <- struct{}{} }()
 	if f := t.flight; f != nil {
-		err := f.wait(ctx)
-		if ctx.Err() != nil && err != nil {
+		err := t.land(ctx)
+		if t.flight != nil {
 			return err
 		}
 		if f.next == m.next && f.metadata == metadata && err == nil {
@@ -381,7 +394,7 @@ func (t *tenure) store(ctx context.Context, m mark) error {
 		return err
 	}
 	t.flight = t.send(m.next, metadata)
-	return t.flight.wait(ctx)
+	return t.land(ctx)
 }
 
 func (t *tenure) notLost() error {
@@ -391,9 +404,12 @@ func (t *tenure) notLost() error {
 	return nil
 }
 
-func (f *flight) wait(ctx context.Context) error {
+// land waits for the answer to the flight, and forgets it. When ctx ends first the flight stays.
+func (t *tenure) land(ctx context.Context) error {
+	f := t.flight
 	select {
 	case <-f.done:
+		t.flight = nil
 		return f.err
 	case <-ctx.Done():
 		return ctx.Err()
