@@ -247,7 +247,7 @@ func (p *plan) addSink(s *pipelinefile.Sink, at pipelinefile.Value, sink sinkPla
 	if s.Name == stream.DeadLetters {
 		at.Problem("belongs to a sink named %s, which is the name of the dead letters; want another one", s.Name)
 	}
-	if text, ok := s.Where.Text(); ok {
+	if text, ok := s.Where.Text(); ok && p.schema != nil {
 		where, err := expr.Predicate(text, p.schema)
 		s.Where.Reject(err)
 		sink.where = where

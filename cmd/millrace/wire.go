@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/millrace-io/millrace/cmd/millrace/pipelinefile"
+	"github.com/millrace-io/millrace/processors/decode"
 	"github.com/millrace-io/millrace/processors/expr"
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/parquet"
@@ -19,9 +20,9 @@ import (
 // newPlan makes a plan of a pipeline file. What is wrong stands in the file's problems.
 func newPlan(file *pipelinefile.File) *plan {
 	p := &plan{file: file}
-	p.wireDecode()
+	format := p.wireDecode(file.Decode)
 	for _, c := range file.Sources {
-		p.wireSource(c)
+		p.wireSource(c, format)
 	}
 	for _, c := range file.Processors {
 		p.wireProcessor(c)
@@ -36,7 +37,22 @@ func newPlan(file *pipelinefile.File) *plan {
 	return p
 }
 
-func (p *plan) wireSource(c *pipelinefile.Choice) {
+// wireDecode leaves the schema nil when the decode entry is wrong: then nothing can be said about columns.
+func (p *plan) wireDecode(v pipelinefile.Value) *decode.Config {
+	cfg := new(decode.Config)
+	if !v.Into(cfg) {
+		return cfg
+	}
+	schema, err := cfg.Schema()
+	if err == nil {
+		p.schema = schema
+		p.decoder, err = decode.New(*cfg, schema)
+	}
+	v.Reject(err)
+	return cfg
+}
+
+func (p *plan) wireSource(c *pipelinefile.Choice, format *decode.Config) {
 	p.source = sourcePlan{kind: c.Kind, at: c.Value}
 	switch {
 	case c.Is("kafka"):
@@ -48,6 +64,7 @@ func (p *plan) wireSource(c *pipelinefile.Choice) {
 	case c.Is("files"):
 		cfg := new(files.Config)
 		c.Into(cfg)
+		wireCSV(c, cfg, format)
 		p.source.end = func() { cfg.Follow = false }
 		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
 			return files.New(*cfg, files.Options{Pipeline: p.file.Name, Log: log})
@@ -55,13 +72,31 @@ func (p *plan) wireSource(c *pipelinefile.Choice) {
 	default:
 		c.Unknown("source", "kinesis", "collect")
 	}
+	if format.WantsHeader() && c.Kind != "files" {
+		p.file.Decode.Child("csv").Child("columns").Problem("is missing; want the names of the fields: records from %s have no header line", c.Kind)
+	}
+}
+
+// wireCSV makes the files' first lines arrive where the decoder wants them.
+func wireCSV(c *pipelinefile.Choice, cfg *files.Config, format *decode.Config) {
+	if format.Format != decode.CSV {
+		return
+	}
+	if header := c.Child("header"); !header.Present() && format.WantsHeader() {
+		cfg.Header = files.CSV
+	} else if format.WantsHeader() && cfg.Header != files.CSV {
+		header.Problem("is %q; want csv, or the names of the fields in decode.csv.columns", cfg.Header)
+	}
+	if !c.Child("delimiter").Present() {
+		cfg.Delimiter = format.CSV.Delimiter
+	}
 }
 
 func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 	switch {
 	case c.Is("parquet"):
 		cfg := new(parquet.Config)
-		if c.Into(cfg) {
+		if c.Into(cfg) && p.schema != nil {
 			c.Reject(cfg.CheckSchema(p.schema))
 		}
 		p.addSink(s, c.Child("url"), sinkPlan{
@@ -78,12 +113,12 @@ func (p *plan) wireProcessor(c *pipelinefile.Choice) {
 	var err error
 	switch {
 	case c.Is("filter"):
-		if condition, ok := c.Text(); ok {
+		if condition, ok := c.Text(); ok && p.schema != nil {
 			step.New, err = expr.Filter(step.Name, condition, p.schema)
 		}
 	case c.Is("map"):
-		if assignments := assignments(c); assignments != nil {
-			step.New, err = expr.Map(step.Name, assignments, p.schema)
+		if set, ok := assignments(c); ok && p.schema != nil {
+			step.New, err = expr.Map(step.Name, set, p.schema)
 		}
 	default:
 		c.Unknown("processor", "dedupe", "validate", "lambda", "session", "window", "enrich", "anonymise", "features")
@@ -93,14 +128,12 @@ func (p *plan) wireProcessor(c *pipelinefile.Choice) {
 }
 
 // assignments are column: expression in the order of the file.
-func assignments(c *pipelinefile.Choice) []expr.Assignment {
-	as := []expr.Assignment{}
-	for _, column := range c.Children() {
-		text, ok := column.Text()
-		if !ok {
-			return nil
-		}
-		as = append(as, expr.Assignment{Column: column.Key(), Value: text})
+func assignments(c *pipelinefile.Choice) (set []expr.Assignment, ok bool) {
+	columns, ok := c.Children()
+	for _, column := range columns {
+		text, isText := column.Text()
+		ok = ok && isText
+		set = append(set, expr.Assignment{Column: column.Key(), Value: text})
 	}
-	return as
+	return set, ok
 }

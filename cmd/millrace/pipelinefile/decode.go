@@ -19,11 +19,6 @@ type decoder struct {
 	seen []string // paths of problems, and of the keys that were probably meant
 }
 
-var (
-	durationType = reflect.TypeFor[time.Duration]()
-	valueType    = reflect.TypeFor[Value]()
-)
-
 func (d *decoder) problem(n *yaml.Node, path, format string, args ...any) {
 	d.seen = append(d.seen, path)
 	d.file.problem(n, "%s", strings.TrimSpace(path+" "+fmt.Sprintf(format, args...)))
@@ -37,10 +32,10 @@ func (d *decoder) into(n *yaml.Node, path string, cfg any) {
 
 func (d *decoder) value(key, n *yaml.Node, path string, v reflect.Value, unit string) {
 	switch {
-	case v.Type() == valueType:
+	case v.Type() == reflect.TypeFor[Value]():
 		v.Set(reflect.ValueOf(Value{file: d.file, node: n, key: key, path: path}))
 		return
-	case v.Type() == durationType:
+	case v.Type() == reflect.TypeFor[time.Duration]():
 		d.duration(n, path, v)
 		return
 	case unit == "bytes":
@@ -175,6 +170,10 @@ func (d *decoder) text(n *yaml.Node, path string, s *string) bool {
 	if _, expanded := d.file.origins[n]; n.Tag == "!!null" && !expanded {
 		d.problem(n, path, "has no value; give it one, or leave the key out")
 		return false
+	}
+	if d.file.origins[n].unset {
+		d.seen = append(d.seen, path)
+		return false // check has told why
 	}
 	*s = n.Value
 	return true

@@ -10,6 +10,7 @@ import (
 type origin struct {
 	text   string // as written
 	pieces []piece
+	unset  bool // a variable has no value, or what looks like one is none
 }
 
 // piece is a run of the new text: copied from the old one, or the value of a variable.

@@ -132,7 +132,7 @@ func Parse(path string, text []byte, env func(string) (string, bool)) *File {
 }
 
 func (f *File) checkName(top Value) {
-	at := top.child("name")
+	at := top.Child("name")
 	switch {
 	case !at.Present():
 		at.Problem("is missing; want the pipeline's name, such as clicks")

@@ -172,6 +172,7 @@ func (f *File) expand(n *yaml.Node, env func(string) (string, bool)) {
 		line, column := f.place(n, p.offset)
 		f.problemAt(line, column, "%s", p.text)
 	}
+	o.unset = len(problems) > 0
 	n.Value = text
 	f.origins[n] = o
 }

@@ -26,16 +26,26 @@ func (v Value) or(parent Value, name string) Value {
 	if v.Present() {
 		return v
 	}
-	return parent.child(name)
+	return parent.Child(name)
 }
 
 // Problem records a problem of v. The text follows v's path: "is 5; want at least 6".
 func (v Value) Problem(format string, args ...any) {
-	at := v.node
-	if at == nil {
-		at = v.key
+	v.file.problem(v.place(), "%s", strings.TrimSpace(v.path+" "+fmt.Sprintf(format, args...)))
+}
+
+// Error places an error that a part made of v returned: path:line:column: key path: text. It is not recorded.
+func (v Value) Error(err error) error {
+	at := v.place()
+	return fmt.Errorf("%s:%d:%d: %s: %w", v.file.Path, at.Line, at.Column, v.path, err)
+}
+
+// place is where problems of v are.
+func (v Value) place() *yaml.Node {
+	if v.node == nil {
+		return v.key
 	}
-	v.file.problem(at, "%s", strings.TrimSpace(v.path+" "+fmt.Sprintf(format, args...)))
+	return v.node
 }
 
 // Reject records what the caller found wrong with v: each error that is joined in err by itself. An error with the methods
@@ -44,14 +54,13 @@ func (v Value) Problem(format string, args ...any) {
 func (v Value) Reject(err error) { v.reject(err, nil) }
 
 func (v Value) reject(err error, silent []string) {
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) {
-		for _, one := range joined.Unwrap() {
-			v.reject(one, silent)
-		}
+	if err == nil {
 		return
 	}
-	if err == nil {
+	if parts := split(err); parts != nil {
+		for _, part := range parts {
+			v.reject(part, silent)
+		}
 		return
 	}
 	var placed interface {
@@ -66,12 +75,28 @@ func (v Value) reject(err error, silent []string) {
 	v.rejectKey(err.Error(), silent)
 }
 
+// split takes apart what errors.Join joined; nil for any other error, those that wrap several included.
+func split(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return nil
+	}
+	var lines []string
+	for _, one := range joined.Unwrap() {
+		lines = append(lines, one.Error())
+	}
+	if strings.Join(lines, "\n") != err.Error() {
+		return nil
+	}
+	return joined.Unwrap()
+}
+
 // scalar is the text that an error with an offset is about: v, or the value under the key that the error begins with.
 func (v Value) scalar(err error) Value {
 	at := v
 	if v.Present() && v.node.Kind == yaml.MappingNode {
 		first, _, _ := strings.Cut(err.Error(), " ")
-		at = v.child(first)
+		at = v.Child(first)
 	}
 	if at.Present() && at.node.Kind != yaml.ScalarNode {
 		at.node = nil
@@ -92,14 +117,13 @@ func (v Value) rejectKey(text string, silent []string) {
 		v.Problem("is wrong: %s", text)
 		return
 	}
-	if slices.ContainsFunc(silent, func(s string) bool {
-		return first == s || strings.HasPrefix(first, s+".") || strings.HasPrefix(first, s+"[")
-	}) {
-		return
+	empty := strings.HasPrefix(rest, "is empty") || strings.Contains(rest, `""`)
+	if slices.ContainsFunc(silent, func(s string) bool { return within(first, s) || empty && within(s, first) }) {
+		return // it follows from one that is told already
 	}
 	at := v
 	for _, name := range names {
-		if at = at.child(name); !at.Present() {
+		if at = at.Child(name); !at.Present() {
 			break
 		}
 	}
@@ -135,11 +159,12 @@ func (v Value) Into(cfg any) bool {
 			v.reject(c.Validate(), silent)
 		}
 	}
-	return len(v.file.problems) == before
+	return len(v.file.problems) == before && len(d.seen) == 0
 }
 
-// child is the value under a key or at an index from 0; absent values stay at the place of the last one that is there.
-func (v Value) child(name string) Value {
+// Child is the value under a key or at an index from 0, present or not. The place of an absent one is that of the last
+// value above it that is there.
+func (v Value) Child(name string) Value {
 	c := Value{file: v.file, key: v.key, path: strings.TrimPrefix(v.path+"."+name, ".")}
 	if v.node == nil {
 		return c
@@ -159,13 +184,13 @@ func (v Value) child(name string) Value {
 	return c
 }
 
-// Children is the values of a mapping, in order, each key once. What is no mapping is a problem and has none.
-func (v Value) Children() []Value {
+// Children is the values of a mapping, in order, each key once. False: it is no mapping, which is recorded.
+func (v Value) Children() ([]Value, bool) {
 	d := decoder{file: v.file}
 	if !v.Present() || !d.want(v.node, v.path, yaml.MappingNode, "keys and values") {
-		return nil
+		return nil, false
 	}
-	return v.children()
+	return v.children(), true
 }
 
 // Key is the name of a value among Children.
@@ -242,15 +267,3 @@ func within(path, other string) bool {
 	rest, ok := strings.CutPrefix(path, other)
 	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
-
-// Error places an error that a part made of v returned: path:line:column: key path: text. It is not recorded.
-func (v Value) Error(err error) error {
-	at := v.node
-	if at == nil {
-		at = v.key
-	}
-	return fmt.Errorf("%s:%d:%d: %s: %w", v.file.Path, at.Line, at.Column, v.path, err)
-}
-
-// Child is the value under a key of v, present or not.
-func (v Value) Child(name string) Value { return v.child(name) }
