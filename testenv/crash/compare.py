@@ -1,0 +1,83 @@
+"""Compares what went in with what came out, by readers that are not ours: csv and json of Python, pyarrow for the lake.
+
+compare.py csv  LAKE DEAD FILE...   input: Online Retail CSV, plain or gzip
+compare.py json LAKE DEAD FILE...   input: JSON lines
+
+Every input row must stand exactly once in the lake or in the dead letters, and nothing else may. Prints what differs.
+"""
+import collections, csv, datetime, glob, gzip, io, json, os, sys
+import pyarrow.parquet as pq
+
+
+def lines(name):
+    data = open(name, "rb").read()
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+
+
+def visible(folder, end):
+    for path, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if f[0] not in "_."]
+        yield from (os.path.join(path, n) for n in names if n.endswith(end) and n[0] not in "_.")
+
+
+def lake(folder):
+    for name in visible(folder, ".parquet"):
+        yield from pq.ParquetFile(name).read().to_pylist()
+
+
+def dead(folder):
+    for name in visible(folder, ".jsonl"):
+        for line in open(name, encoding="utf-8"):
+            letter = json.loads(line)
+            if "provenance" not in letter:
+                yield letter["value"]
+
+
+def time(text):
+    return datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.timezone.utc)
+
+
+def csv_key(row):
+    """The eight fields of a row as the pipeline must store them."""
+    invoice, item, description, quantity, when, price, customer, country = row
+    return (invoice, item, description or None, int(quantity), time(when), float(price), customer or None, country)
+
+
+def csv_input(names):
+    for name in names:
+        text = lines(name).decode("utf-8")
+        raw = text.splitlines()[1:]
+        for line, row in zip(raw, csv.reader(io.StringIO("\n".join(raw)))):
+            try:
+                yield csv_key(row)
+            except ValueError:
+                yield line  # goes to the dead letters as it is
+
+
+def csv_lake(row):
+    return (row["session_id"], row["item_id"], row["description"], row["quantity"], row["event_time"], row["price"], row["user_id"], row["country"])
+
+
+def json_input(names):
+    for name in names:
+        for line in lines(name).decode("utf-8").splitlines():
+            try:
+                yield json.loads(line)["event_id"]
+            except ValueError:
+                yield line
+
+
+kind, lake_folder, dead_folder, names = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
+want = collections.Counter(csv_input(names) if kind == "csv" else json_input(names))
+got = collections.Counter(map(csv_lake, lake(lake_folder)) if kind == "csv" else (r["event_id"] for r in lake(lake_folder)))
+letters = collections.Counter(dead(dead_folder))
+rows = sum(got.values())
+got += letters
+lost, extra = want - got, got - want
+print(f"{sum(want.values())} in; {rows} in the lake + {sum(letters.values())} dead letters = {sum(got.values())} out")
+for what, rows in ("lost", lost), ("too many", extra):
+    for row, n in list(rows.items())[:5]:
+        print(what, n, row)
+    if rows:
+        print(what, sum(rows.values()), "in all")
+sys.exit(1 if lost or extra else 0)
