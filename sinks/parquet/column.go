@@ -3,6 +3,7 @@ package parquet
 import (
 	"encoding/binary"
 	"math"
+	"math/bits"
 	"unsafe"
 
 	"github.com/millrace-io/millrace/stream"
@@ -13,7 +14,6 @@ const (
 	pageBytes = 1 << 20 //
 
 	sampleValues    = 1024    // a text column is plain until so many values tell whether a dictionary pays
-	sampleDistinct  = 1000    // if more of them are different it does not
 	dictionaryBytes = 4 << 20 // a larger dictionary is not continued
 )
 
@@ -38,8 +38,7 @@ type column struct {
 	bits    []byte   // one bit for each entry
 	levels  []uint8  // of a list: repetition<<2 | definition; empty while all are null
 	plain   []byte   // values in PLAIN encoding, but a byte for a bool
-	index   []uint32 // of values in the dictionary; empty while all are 0
-	last    uint32   // the last of them
+	index   []uint32 // of values in the dictionary; none for _partition
 
 	// The row group.
 	dict *dictionary
@@ -64,7 +63,7 @@ func (c *column) reset(partition string) {
 	switch {
 	case c.leaf.from == fromPartition:
 		c.mode, c.dict = indexed, newDictionary()
-		c.dict.number(partition)
+		c.dict.add(partition)
 	case c.leaf.from == fromPosition, c.leaf.physical != text:
 		c.mode = asPlain
 	}
@@ -79,133 +78,143 @@ func (c *column) memory() int64 {
 	return int64(n) + c.stored
 }
 
-// add appends one row for each event. e encodes the pages that get full.
+// chunkRows are taken from one column before the next: the events of a chunk stay in the processor's cache.
+const chunkRows = 64
+
+// add appends one row for each of at most chunkRows events. e encodes the pages that get full.
 func (c *column) add(e *encoder, events []*stream.Event) {
-	switch c.leaf.from {
-	case fromPartition:
-		for range events {
-			c.present(e, 0)
+	if c.leaf.from == fromList {
+		for _, ev := range events {
+			c.addList(e, &ev.Values[c.leaf.column])
 		}
+		return
+	}
+	if room := pageRows - c.entries; room < len(events) {
+		c.addRows(e, events[:room])
+		c.endPage(e)
+		events = events[room:]
+	}
+	c.addRows(e, events)
+	c.endRows(e)
+}
+
+// addRows appends rows that fit into the page.
+func (c *column) addRows(e *encoder, events []*stream.Event) {
+	there := ^uint64(0) // bit i: event i has a value
+	switch c.leaf.from {
+	case fromPartition: // the only one of its dictionary
 	case fromPosition:
 		for _, ev := range events {
 			at := len(c.plain)
 			c.plain = ev.Record.Pos.AppendText(append(c.plain, 0, 0, 0, 0))
-			n := len(c.plain) - at - 4
-			binary.LittleEndian.PutUint32(c.plain[at:], uint32(n))
-			c.present(e, n)
+			binary.LittleEndian.PutUint32(c.plain[at:], uint32(len(c.plain)-at-4))
+			c.raw += int64(len(c.plain) - at)
 		}
 	case fromIndex:
 		for _, ev := range events {
 			c.plain = binary.LittleEndian.AppendUint32(c.plain, ev.Index)
-			c.present(e, 4)
 		}
+		c.raw += int64(4 * len(events))
 	case fromProperties:
-		for _, ev := range events {
-			if ev.Properties == "" {
-				c.null(e)
-				continue
+		texts := e.texts[:0]
+		there = 0
+		for i, ev := range events {
+			if ev.Properties != "" {
+				there |= 1 << i
+				texts = append(texts, ev.Properties)
 			}
-			c.putText(ev.Properties)
-			c.present(e, len(ev.Properties))
 		}
-	case fromList:
-		for _, ev := range events {
-			c.addList(e, &ev.Values[c.leaf.column])
-		}
+		c.addTexts(texts)
 	default:
-		c.addValues(e, events)
+		if c.leaf.physical == text {
+			there = c.addTextValues(e, events)
+		} else {
+			there = c.addNumbers(events)
+		}
 	}
+	c.addBits(there, len(events))
 }
 
-func (c *column) addValues(e *encoder, events []*stream.Event) {
-	i, kind, physical := c.leaf.column, c.leaf.kind, c.leaf.physical
-	for _, ev := range events {
-		v := &ev.Values[i]
-		if v.Kind() != kind { // null; any other kind would be a bug of the processor that set it
-			c.null(e)
+func (c *column) addTextValues(e *encoder, events []*stream.Event) (there uint64) {
+	texts, column, kind := e.texts[:0], c.leaf.column, c.leaf.kind
+	for i, ev := range events {
+		if v := &ev.Values[column]; v.Kind() == kind { // else null; any other kind would be a bug of the processor that set it
+			there |= 1 << i
+			texts = append(texts, v.Text())
+		}
+	}
+	c.addTexts(texts)
+	return there
+}
+
+// addTexts appends values; their levels follow.
+func (c *column) addTexts(texts []string) {
+	for _, s := range texts {
+		c.raw += int64(4 + len(s))
+	}
+	if c.mode != indexed {
+		for _, s := range texts {
+			c.plain = append(binary.LittleEndian.AppendUint32(c.plain, uint32(len(s))), s...)
+		}
+		return
+	}
+	c.index = c.dict.appendNumbers(c.index, texts)
+}
+
+func (c *column) addNumbers(events []*stream.Event) (there uint64) {
+	column, kind, dst := c.leaf.column, c.leaf.kind, c.plain
+	before := len(dst)
+	for i, ev := range events {
+		v := &ev.Values[column]
+		if v.Kind() != kind {
 			continue
 		}
-		n := 8
-		switch physical {
-		case text:
-			s := v.Text()
-			c.putText(s)
-			n = len(s)
+		there |= 1 << i
+		switch c.leaf.physical {
 		case int64s:
-			c.plain = binary.LittleEndian.AppendUint64(c.plain, uint64(v.Int()))
+			dst = binary.LittleEndian.AppendUint64(dst, uint64(v.Int()))
 		case doubles:
-			c.plain = binary.LittleEndian.AppendUint64(c.plain, math.Float64bits(v.Float()))
+			dst = binary.LittleEndian.AppendUint64(dst, math.Float64bits(v.Float()))
 		case int32s:
-			c.plain = binary.LittleEndian.AppendUint32(c.plain, uint32(v.Int()))
-			n = 4
+			dst = binary.LittleEndian.AppendUint32(dst, uint32(v.Int()))
 		case bools:
 			b := byte(0)
 			if v.Bool() {
 				b = 1
 			}
-			c.plain = append(c.plain, b)
-			n = 1
+			dst = append(dst, b)
 		}
-		c.present(e, n)
 	}
+	c.plain = dst
+	c.raw += int64(len(dst) - before)
+	return there
 }
 
-// putText appends a value; its level follows.
-func (c *column) putText(s string) {
-	if c.mode != indexed {
-		c.plain = append(binary.LittleEndian.AppendUint32(c.plain, uint32(len(s))), s...)
-		return
-	}
-	i := c.last
-	if string(c.dict.at(i)) != s {
-		i = c.dict.number(s)
-	}
-	c.putIndex(i)
-}
-
-func (c *column) putIndex(i uint32) {
-	c.last = i
-	if len(c.index) == 0 {
-		if i == 0 {
-			return
-		}
-		c.index = append(c.index, make([]uint32, c.defined)...)
-	}
-	c.index = append(c.index, i)
-}
-
-// null appends an entry without a value.
-func (c *column) null(e *encoder) {
-	if c.defined > 0 {
-		c.setBit(0)
-	}
-	c.entries++
-	c.endRow(e)
-}
-
-// present appends the level of a value of n bytes that is there already.
-func (c *column) present(e *encoder, n int) {
-	if c.defined < c.entries {
-		c.setBit(1)
-	}
-	c.entries++
-	c.defined++
-	c.raw += int64(n)
-	c.endRow(e)
-}
-
-// setBit appends to the bits, which begin when an entry first differs from those before.
-func (c *column) setBit(bit byte) {
-	if !c.mixed {
+// addBits appends the levels of n entries: bit i of there is set if entry i has a value.
+func (c *column) addBits(there uint64, n int) {
+	there &= 1<<n - 1 // n of 64 too: a shift by that is 0
+	defined := bits.OnesCount64(there)
+	if !c.mixed && (defined != 0 || c.defined != 0) && (defined != n || c.defined != c.entries) {
 		c.mixed = true
-		c.bits = appendBits(c.bits[:0], c.entries, 1-bit)
+		c.bits = appendBits(c.bits[:0], c.entries, byte(min(c.defined, 1)))
 	}
-	if c.entries%8 == 0 {
-		c.bits = append(c.bits, 0)
+	if c.mixed {
+		used := c.entries % 8
+		if used > 0 {
+			c.bits[len(c.bits)-1] |= byte(there << used)
+			there >>= 8 - used
+			used = 8 - used
+		}
+		for ; used < n; used += 8 {
+			c.bits = append(c.bits, byte(there))
+			there >>= 8
+		}
 	}
-	c.bits[c.entries/8] |= bit << (c.entries % 8)
+	c.entries += n
+	c.defined += defined
 }
 
+// appendBits appends n equal bits.
 func appendBits(dst []byte, n int, bit byte) []byte {
 	all := -bit
 	for range n / 8 {
@@ -217,14 +226,13 @@ func appendBits(dst []byte, n int, bit byte) []byte {
 	return dst
 }
 
-func (c *column) endRow(e *encoder) {
+// endRows ends the page, the sampling or the dictionary if that is due.
+func (c *column) endRows(e *encoder) {
 	switch {
-	case c.entries >= pageRows, len(c.plain) >= pageBytes:
+	case c.entries >= pageRows, len(c.plain) >= pageBytes, c.mode == indexed && len(c.dict.data) >= dictionaryBytes:
 		c.endPage(e)
 	case c.mode == sampling && c.defined >= sampleValues:
 		c.decide()
-	case c.mode == indexed && len(c.dict.data) >= dictionaryBytes:
-		c.endPage(e)
 	}
 }
 
@@ -240,7 +248,7 @@ const (
 func (c *column) addList(e *encoder, v *stream.Value) {
 	if v.Kind() != stream.List {
 		c.level(nullList)
-		c.endRow(e)
+		c.endRows(e)
 		return
 	}
 	e.elements = appendElements(e.elements[:0], v.Text())
@@ -250,8 +258,7 @@ func (c *column) addList(e *encoder, v *stream.Value) {
 	for i, x := range e.elements {
 		level := uint8(nullElement)
 		if !x.null {
-			c.putText(x.text)
-			c.raw += int64(len(x.text))
+			c.addTexts([]string{x.text})
 			level = element
 		}
 		if i > 0 {
@@ -260,7 +267,7 @@ func (c *column) addList(e *encoder, v *stream.Value) {
 		c.level(level)
 	}
 	clear(e.elements) // they share the event's bytes
-	c.endRow(e)
+	c.endRows(e)
 }
 
 func (c *column) level(l uint8) {
@@ -279,17 +286,17 @@ func (c *column) level(l uint8) {
 // decide ends the sampling: a dictionary pays when values repeat. A column of which hardly any value is there twice (ids,
 // free text) is not hashed any more.
 func (c *column) decide() {
-	d, index := newDictionary(), make([]uint32, 0, sampleValues)
+	d, index := newDictionary(), make([]uint32, 0, 2*sampleValues)
 	for rest := c.plain; len(rest) > 0; {
 		var s []byte
 		s, rest = cutText(rest)
-		index = append(index, d.number(string(s)))
+		index = append(index, d.add(string(s)))
 	}
-	if d.len() > sampleDistinct {
+	if 100*d.len() > 98*len(index) {
 		c.mode = asPlain
 		return
 	}
-	c.mode, c.dict, c.index, c.last = indexed, d, index, index[len(index)-1]
+	c.mode, c.dict, c.index = indexed, d, index
 	c.plain = c.plain[:0]
 }
 
@@ -332,12 +339,8 @@ func (c *column) endPage(e *encoder) {
 
 // unindex goes back from indexes to plain values.
 func (c *column) unindex() {
-	for i := range c.defined {
-		n := uint32(0)
-		if len(c.index) > 0 {
-			n = c.index[i]
-		}
-		s := c.dict.at(n)
+	for _, i := range c.index {
+		s := c.dict.at(i)
 		c.plain = append(binary.LittleEndian.AppendUint32(c.plain, uint32(len(s))), s...)
 	}
 	c.mode, c.dict, c.index = asPlain, nil, c.index[:0]
@@ -379,7 +382,7 @@ func (c *column) appendListLevels(dst []byte) []byte {
 func (c *column) appendIndex(dst []byte) []byte {
 	width := widthOf(c.dict.len())
 	dst = append(dst, byte(width))
-	if len(c.index) == 0 {
+	if c.leaf.from == fromPartition {
 		return appendRun(dst, c.defined, 0, width)
 	}
 	return appendPacked(dst, c.index, width)

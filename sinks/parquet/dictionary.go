@@ -7,60 +7,92 @@ import (
 
 // dictionary numbers the different values of a text column in the order in which they came.
 type dictionary struct {
-	data   []byte   // the values in PLAIN encoding: the dictionary page
-	starts []uint32 // of the values in data
-	table  []uint64 // open addressing: high half of the hash | number + 1; 0 is free. Its length is a power of two
-	seed   maphash.Seed
+	data  []byte   // the values in PLAIN encoding: the dictionary page
+	ends  []uint32 // of the values in data
+	slots []slot   // open addressing; the length is a power of two
+	seed  maphash.Seed
+}
+
+// slot has all that a look-up needs before it compares: larger dictionaries are not in the processor's cache.
+type slot struct {
+	tag    uint32 // upper half of the hash
+	number uint32 // of the value, from 1; 0 is a free slot
+	start  uint32 // of the value in data, behind its length
+	size   uint32
 }
 
 func newDictionary() *dictionary {
-	return &dictionary{table: make([]uint64, 16), seed: maphash.MakeSeed()}
+	return &dictionary{slots: make([]slot, 16), seed: maphash.MakeSeed()}
 }
 
-func (d *dictionary) len() int { return len(d.starts) }
+func (d *dictionary) len() int { return len(d.ends) }
 
-func (d *dictionary) memory() int { return cap(d.data) + 4*cap(d.starts) + 8*cap(d.table) + 96 }
+func (d *dictionary) memory() int { return cap(d.data) + 4*cap(d.ends) + 16*cap(d.slots) + 96 }
 
 // at returns value i.
 func (d *dictionary) at(i uint32) []byte {
-	v, _ := cutText(d.data[d.starts[i]:])
-	return v
+	start := uint32(0)
+	if i > 0 {
+		start = d.ends[i-1]
+	}
+	return d.data[start+4 : d.ends[i]]
 }
 
+// appendNumbers appends the number of every text, new ones included.
+func (d *dictionary) appendNumbers(dst []uint32, texts []string) []uint32 {
+	var hashes [chunkRows]uint64
+	touched := uint32(0)
+	for i, s := range texts { // one after the other, so that the processor fetches many slots at once
+		if i > 0 && s == texts[i-1] {
+			continue
+		}
+		hashes[i] = maphash.String(d.seed, s)
+		touched |= d.slots[hashes[i]>>32&uint64(len(d.slots)-1)].number
+	}
+	_ = touched
+	for i, s := range texts {
+		if i > 0 && s == texts[i-1] {
+			dst = append(dst, dst[len(dst)-1])
+			continue
+		}
+		dst = append(dst, d.number(uint32(hashes[i]>>32), s))
+	}
+	return dst
+}
+
+func (d *dictionary) add(s string) uint32 { return d.number(uint32(maphash.String(d.seed, s)>>32), s) }
+
 // number returns the number of s, which it adds if it is new.
-func (d *dictionary) number(s string) uint32 {
-	h := maphash.String(d.seed, s)
-	mask := uint64(len(d.table) - 1)
-	tag := h &^ (1<<32 - 1)
-	i := tag >> 32 & mask
-	for ; d.table[i] != 0; i = (i + 1) & mask {
-		if n := uint32(d.table[i]) - 1; d.table[i]&^(1<<32-1) == tag && string(d.at(n)) == s {
-			return n
+func (d *dictionary) number(tag uint32, s string) uint32 {
+	mask := uint32(len(d.slots) - 1)
+	i := tag & mask
+	for ; d.slots[i].number != 0; i = (i + 1) & mask {
+		if x := &d.slots[i]; x.tag == tag && x.size == uint32(len(s)) && string(d.data[x.start:x.start+x.size]) == s {
+			return x.number - 1
 		}
 	}
-	n := uint32(len(d.starts))
-	d.starts = append(d.starts, uint32(len(d.data)))
 	d.data = append(binary.LittleEndian.AppendUint32(d.data, uint32(len(s))), s...)
-	d.table[i] = tag | uint64(n+1)
-	if 4*len(d.starts) > 3*len(d.table) {
+	d.ends = append(d.ends, uint32(len(d.data)))
+	d.slots[i] = slot{tag: tag, number: uint32(len(d.ends)), start: uint32(len(d.data) - len(s)), size: uint32(len(s))}
+	if 3*len(d.ends) > 2*len(d.slots) {
 		d.grow()
 	}
-	return n
+	return uint32(len(d.ends) - 1)
 }
 
 func (d *dictionary) grow() {
-	old := d.table
-	d.table = make([]uint64, 2*len(old))
-	mask := uint64(len(d.table) - 1)
-	for _, entry := range old {
-		if entry == 0 {
+	old := d.slots
+	d.slots = make([]slot, 2*len(old))
+	mask := uint32(len(d.slots) - 1)
+	for _, x := range old {
+		if x.number == 0 {
 			continue
 		}
-		i := entry >> 32 & mask
-		for d.table[i] != 0 {
+		i := x.tag & mask
+		for d.slots[i].number != 0 {
 			i = (i + 1) & mask
 		}
-		d.table[i] = entry
+		d.slots[i] = x
 	}
 }
 

@@ -70,10 +70,14 @@ func (f *file) write(b []byte) {
 
 // add appends rows.
 func (f *file) add(e *encoder, events []*stream.Event) {
-	for i := range f.columns {
-		f.columns[i].add(e, events)
-	}
 	f.rows += int64(len(events))
+	for len(events) > 0 {
+		n := min(len(events), chunkRows)
+		for i := range f.columns {
+			f.columns[i].add(e, events[:n])
+		}
+		events = events[n:]
+	}
 }
 
 // metadataBytes is about what the metadata of one column chunk takes on the heap.

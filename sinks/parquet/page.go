@@ -25,6 +25,7 @@ type encoder struct {
 	compress func(dst, src []byte) []byte // appends to dst
 	page     []byte                       // scratch: levels and values
 	out      []byte                       // scratch: compressed
+	texts    []string                     // scratch: of one chunk of a column
 	elements []listElement                // scratch: of one list
 }
 
@@ -43,9 +44,10 @@ func (s *Sink) encoding(fn func(*encoder)) {
 	e := <-s.encoders
 	defer func() { s.encoders <- e }()
 	if e == nil {
-		e = &encoder{compress: newCompress(s.cfg.Compression, s.cfg.CompressionLevel)}
+		e = &encoder{compress: newCompress(s.cfg.Compression, s.cfg.CompressionLevel), texts: make([]string, 0, chunkRows)}
 	}
 	fn(e)
+	clear(e.texts[:cap(e.texts)])             // they share the events' bytes
 	if cap(e.page)+cap(e.out) > 4*pageBytes { // after a page with a huge value
 		e.page, e.out = nil, nil
 	}
