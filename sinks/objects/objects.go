@@ -210,7 +210,7 @@ func parse(location string) (place, error) {
 	switch scheme {
 	case "s3":
 		bucket, prefix, _ := strings.Cut(rest, "/")
-		prefix = strings.Trim(prefix, "/")
+		prefix = strings.TrimSuffix(prefix, "/")
 		if bucket == "" || strings.ContainsAny(bucket, "?#@: ") || prefix != "" && checkKey(prefix) != nil {
 			return place{}, fmt.Errorf("%q is no S3 location; want s3://bucket/prefix", location)
 		}

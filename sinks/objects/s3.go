@@ -11,8 +11,10 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -48,9 +50,11 @@ func openBucket(ctx context.Context, p place, o Options) (*bucket, error) {
 		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
 		config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),
 		config.WithRetryer(func() aws.Retryer {
-			// Two attempts, for the idle connection that the server closed as we used it. Everything else is the engine's: its
-			// back-off is visible in the metrics, has no end, and its deadline is meant for one attempt.
-			return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts = 2 })
+			// A second attempt at once, for the idle connection that the server closed as we used it. Everything else is the
+			// engine's: its back-off is visible in the metrics, has no end, and its deadline is meant for one attempt.
+			return retry.NewStandard(func(o *retry.StandardOptions) {
+				o.MaxAttempts, o.MaxBackoff, o.RateLimiter = 2, 50*time.Millisecond, ratelimit.None
+			})
 		}),
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 			t.MaxIdleConnsPerHost = 32 // partitions publish and send at the same time

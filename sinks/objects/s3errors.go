@@ -69,7 +69,7 @@ func (b *bucket) remedy(err error) string {
 		return "create the bucket " + b.bucket + " or correct the url"
 	case "InvalidBucketName":
 		return "correct the url"
-	case "AccessDenied", "Forbidden", "AllAccessDisabled", "AccountProblem", "NotSignedUp", "InvalidObjectState":
+	case "AccessDenied", "AllAccessDisabled", "AccountProblem", "NotSignedUp", "InvalidObjectState":
 		return "allow s3:PutObject, s3:GetObject, s3:DeleteObject, s3:AbortMultipartUpload on " + b.String() + "/* and s3:ListBucket on the bucket"
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidSecurity":
 		return "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile or role in use"

@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -171,6 +172,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.effect(r)
 		refuse(w, r, http.StatusInternalServerError, "InternalError")
 	case Slow:
+		body, err := io.ReadAll(r.Body) // net/http notices that the client gave up only when the body is read
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		select {
 		case <-time.After(p.o.Delay):
 		case <-r.Context().Done():
