@@ -5,13 +5,14 @@
 // into the Config of a package. Problems of all stages are collected in the File, in the order of the text.
 //
 // The YAML is a subset that has one meaning: one document; every key once; no anchors, aliases, merge keys and tags, so
-// that a line of the file says all that it does. In every value (not in keys) ${VAR} stands for an environment variable,
+// that a line of the file says all that it does. A comma in parentheses belongs to its value also within { and }. In every value (not in keys) ${VAR} stands for an environment variable,
 // ${VAR:-default} for one that may be unset or empty, and $$ for a dollar sign.
 package pipelinefile
 
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"reflect"
 	"regexp"
 	"slices"
@@ -19,6 +20,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 )
+
+// minMemory is what the engine wants at least, in bytes.
+const minMemory = 1 << 20
 
 // MaxSize is the most bytes of a pipeline file.
 const MaxSize = 1 << 20
@@ -117,6 +121,12 @@ func Parse(path string, text []byte, env func(string) (string, bool)) *File {
 	f.Name, f.Memory, f.Admin, f.Decode, f.DeadLetters = fr.Name, fr.Memory, fr.Admin, fr.Decode.or(top, "decode"), fr.DeadLetters.or(top, "dead_letters")
 	if !d.reported("name") {
 		f.checkName(top)
+	}
+	if memory := top.Child("memory"); memory.Present() && !d.reported("memory") && f.Memory < minMemory {
+		memory.Problem("is %d bytes; want at least 1MiB", f.Memory)
+	}
+	if _, _, err := net.SplitHostPort(f.Admin); err != nil && f.Admin != "" {
+		top.Child("admin").Problem("is %q; want host:port, such as 127.0.0.1:9600, or port 0 for any free one", f.Admin)
 	}
 	if !d.reported("source") {
 		f.readSource(fr.Source.or(top, "source"))

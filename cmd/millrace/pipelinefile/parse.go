@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -139,6 +140,7 @@ func (f *File) check(n *yaml.Node, env func(string) (string, bool)) {
 			f.check(item, env)
 		}
 	case yaml.MappingNode:
+		f.joinParentheses(n)
 		f.checkKeys(n)
 		for i := 1; i < len(n.Content); i += 2 {
 			f.check(n.Content[i], env)
@@ -176,3 +178,33 @@ func (f *File) expand(n *yaml.Node, env func(string) (string, bool)) {
 	n.Value = text
 	f.origins[n] = o
 }
+
+// joinParentheses gives back to a value what YAML took for other keys: in { type: decimal(9,2) } the comma is one in
+// parentheses. It changes nothing that would be right without it, for such keys have no values.
+func (f *File) joinParentheses(n *yaml.Node) {
+	for i := 1; n.Style&yaml.FlowStyle != 0 && i < len(n.Content); i += 2 {
+		value := n.Content[i]
+		if !plain(value) || closed(value.Value) {
+			continue
+		}
+		line := []rune(f.lines[value.Line-1])
+		for j := i + 1; j+1 < len(n.Content); j += 2 {
+			key, none := n.Content[j], n.Content[j+1]
+			end := key.Column - 1 + utf8.RuneCountInString(key.Value)
+			if !plain(key) || key.Line != value.Line || none.Tag != "!!null" || none.Value != "" || end > len(line) {
+				break
+			}
+			if text := string(line[value.Column-1 : end]); closed(text) {
+				value.Value = text
+				n.Content = slices.Delete(n.Content, i+1, j+2)
+				break
+			}
+		}
+	}
+}
+
+// closed says that a text closes all parentheses that it opens.
+func closed(text string) bool { return strings.Count(text, "(") <= strings.Count(text, ")") }
+
+// plain says that a node is a value without quotes.
+func plain(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Style == 0 && n.Anchor == "" }

@@ -152,7 +152,7 @@ source:
     labels: {a: yes, b: 2010-12-01, "c d": ""}
     pot: {color: "${EMPTY}"}
     lid: {width: 3MB}
-    shelves: {top: {color: red}}
+    shelves: {top: {color: decimal(9,2)}}
     row: [{color: $5}]
 sinks: {a: {cup: {}}}
 memory: 64MiB
@@ -164,7 +164,7 @@ tests: []
 	want := brew{
 		Name: "s$$3${PORT}$x", Hot: true, Cups: 9092, Share: 0.5, Steep: 90 * time.Second, Size: 2048,
 		Herbs: []string{"1.10", "none", "it's"}, Labels: map[string]string{"a": "yes", "b": "2010-12-01", "c d": ""},
-		Lid: &pot{Width: 3e6}, Shelves: map[string]pot{"top": {Color: "red"}}, Row: []pot{{Color: "$5"}},
+		Lid: &pot{Width: 3e6}, Shelves: map[string]pot{"top": {Color: "decimal(9,2)"}}, Row: []pot{{Color: "$5"}},
 	}
 	if len(f.Problems()) > 0 || !reflect.DeepEqual(got, want) {
 		t.Errorf("problems %v\ngot  %+v\nwant %+v", f.Problems(), got, want)
