@@ -38,24 +38,21 @@ func (d *dictionary) at(i uint32) []byte {
 	return d.data[start+4 : d.ends[i]]
 }
 
-// appendNumbers appends the number of every text, new ones included.
+// appendNumbers appends the number of each of at most chunkRows texts, new ones included.
 func (d *dictionary) appendNumbers(dst []uint32, texts []string) []uint32 {
-	var hashes [chunkRows]uint64
-	touched := uint32(0)
-	for i, s := range texts { // one after the other, so that the processor fetches many slots at once
-		if i > 0 && s == texts[i-1] {
-			continue
-		}
-		hashes[i] = maphash.String(d.seed, s)
-		touched |= d.slots[hashes[i]>>32&uint64(len(d.slots)-1)].number
-	}
-	_ = touched
+	var first [chunkRows]slot // where each text would be, fetched one after the other so that cache misses overlap
+	var tags [chunkRows]uint32
+	mask := uint32(len(d.slots) - 1)
 	for i, s := range texts {
-		if i > 0 && s == texts[i-1] {
-			dst = append(dst, dst[len(dst)-1])
-			continue
+		tags[i] = uint32(maphash.String(d.seed, s) >> 32)
+		first[i] = d.slots[tags[i]&mask]
+	}
+	for i, s := range texts {
+		if x := &first[i]; x.number != 0 && x.tag == tags[i] && x.size == uint32(len(s)) && string(d.data[x.start:x.start+x.size]) == s {
+			dst = append(dst, x.number-1)
+		} else {
+			dst = append(dst, d.number(tags[i], s))
 		}
-		dst = append(dst, d.number(uint32(hashes[i]>>32), s))
 	}
 	return dst
 }
