@@ -311,7 +311,7 @@ func TestCommitErrorsSayWhatTheEngineDoes(t *testing.T) {
 			}
 			fault.Remove()
 			if c.lost {
-				<-a.Done()
+				wait(t, "Done is closed", a.Assignment.(*tenure).isGone)
 				if err := a.Commit(t.Context(), a.checkpoint()); !errors.Is(err, stream.ErrLost) {
 					t.Errorf("commit after the loss: %v", err)
 				}
@@ -328,24 +328,40 @@ func TestCommitThatTimedOutIsNotOvertaken(t *testing.T) {
 	t.Parallel()
 	b := start(t, broker.Options{})
 	l := newTopic(t, b.Addr, session, 1)
-	l.add(t, "a", "b", "c")
-	o := newOutside()
-	j := work(t, l.source(t, o, same), failDrain)
-	a := j.next()
-	a.waitFor(t, 3)
-	o.freeze()
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := a.Commit(ctx, stream.Checkpoint{Pos: stream.OffsetPosition(0)}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("commit through a frozen network: %v", err)
+	l.add(t, strings.Split("abcdefghijkl", "")...)
+	a := work(t, l.source(t, newOutside(), same), failDrain).next()
+	a.waitFor(t, 12)
+
+	// A second worker makes the group rebalance, and the first one's join gets no answer: no commit can be sent meanwhile.
+	first := b.GroupInfo(l.name).Members[0].MemberID
+	joining, release := make(chan struct{}), make(chan struct{})
+	b.ControlKey(int16(kmsg.JoinGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.KeepControl()
+		if req.(*kmsg.JoinGroupRequest).MemberID == first {
+			b.DropControl()
+			b.SleepControl(func() {
+				close(joining)
+				<-release
+			})
+		}
+		return nil, nil, false
+	})
+	work(t, l.source(t, newOutside(), same), nil)
+	<-joining
+	for n := range uint64(11) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		if err := a.Commit(ctx, stream.Checkpoint{Pos: stream.OffsetPosition(n)}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("commit while the group rebalances: %v", err)
+		}
+		cancel()
 	}
-	o.thaw()
+	close(release)
 	if err := a.Commit(t.Context(), a.checkpoint()); err != nil {
 		t.Fatal(err)
 	}
 	found, err := l.source(t, newOutside(), same).Checkpoints(t.Context())
-	if err != nil || found[a.Partition()].Pos != stream.OffsetPosition(2) {
-		t.Errorf("checkpoint %v, %v; want the later one", found, err)
+	if err != nil || found[a.Partition()].Pos != stream.OffsetPosition(11) {
+		t.Errorf("checkpoint %v, %v; want the last one", found, err)
 	}
 }
 

@@ -136,7 +136,7 @@ func (r *reader) seek(q *queue, next int64) {
 // resume makes the client read q from q.next. The loop calls it, with mu held.
 func (r *reader) resume(q *queue) {
 	q.dropped = false
-	r.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{q.topic: {q.id: kgo.NoResetOffset().At(q.next)}})
+	r.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{q.topic: {q.id: kgo.NewOffset().At(q.next)}})
 }
 
 // empty forgets what is queued. mu is held.

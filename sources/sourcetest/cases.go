@@ -93,12 +93,13 @@ func (s *scene) crashedRun(every int, start func(*tenure) (stream.Position, bool
 
 // holding makes a hook that blocks a partition once all n records were taken, until release is closed or the tenure ends.
 func holding(n int, release <-chan struct{}) func(context.Context, *tenure) error {
-	return func(_ context.Context, t *tenure) error {
+	return func(ctx context.Context, t *tenure) error {
 		if t.next < n {
 			return nil
 		}
 		select {
 		case <-release:
+		case <-ctx.Done():
 		case <-t.ending:
 		case <-t.worker.dead:
 		}
@@ -502,6 +503,7 @@ func softStop(s *scene) {
 	for i := range 3 {
 		s.append(i, 30)
 	}
+	// The consumer does not heed the context of Deliver: Drain frees it.
 	w := s.start(script{taken: func(_ context.Context, t *tenure) error { <-t.ending; return nil }})
 	s.wait("every partition has records", func() bool {
 		for i := range 3 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -133,7 +134,8 @@ type tenure struct {
 	partition int
 	ending    chan struct{} // closed when Drain or Abort begins
 
-	busy, closed atomic.Bool
+	delivering sync.Mutex // held by Deliver
+	closed     atomic.Bool
 
 	// Under scene.mu.
 	started bool
@@ -190,6 +192,7 @@ func (t *tenure) Start() (stream.Position, bool) {
 	if t.worker.script.start != nil {
 		after, ok = t.worker.script.start(t)
 	}
+	defer s.note(func() {}) // somebody may wait for a tenure that has nothing to deliver
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t.started {
@@ -214,10 +217,11 @@ func (t *tenure) Start() (stream.Position, bool) {
 
 func (t *tenure) Deliver(ctx context.Context, rs []stream.Record) error {
 	s := t.worker.scene
-	if t.busy.Swap(true) {
+	if !t.delivering.TryLock() {
 		s.Errorf("%s: Deliver is called by two goroutines at once", t.Partition())
+		return errors.New("called twice")
 	}
-	defer t.busy.Store(false)
+	defer t.delivering.Unlock()
 	if t.closed.Load() {
 		s.Errorf("%s: Deliver after the end of the tenure", t.Partition())
 	}
@@ -337,12 +341,8 @@ func (t *tenure) Drain(ctx context.Context, why stream.Why) error {
 		s.Errorf("%s: Drain after Drain or Abort", t.Partition())
 	}
 	close(t.ending)
-	for t.busy.Load() { // an engine's worker finishes what it was given
-		select {
-		case <-time.After(time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
+	t.delivering.Lock() // an engine's worker finishes what it was given
+	defer t.delivering.Unlock()
 	err := t.drain(ctx, why)
 	s.note(func() {
 		t.why = why
