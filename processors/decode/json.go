@@ -27,13 +27,21 @@ func newParser(m *mapping, b *bots) parser {
 	return parser{row: row{mapping: m, bots: b}, seen: make([]uint64, m.nodes)}
 }
 
-// token is a value that the parser went over.
+// token is a value that the parser went over. It is made of whole words: copying one with bytes in it stalls the processor
+// for as long as all the rest takes.
 type token struct {
-	kind       byte // its first byte, and '0' for every number
+	kind       int // its first byte, and '0' for every number
+	marks      marks
 	start, end int
-	escaped    bool // it is a string with escapes
-	unfit      bool // not every reader takes the text that is in it: see mend
 }
+
+// marks are flags of a token.
+type marks int
+
+const (
+	escaped marks = 1 << iota // it is a string with escapes
+	odd                       // not every reader takes the text that is in it: see mend
+)
 
 // jsonDecoder is the decoder of format json.
 type jsonDecoder struct{ parser }
@@ -152,7 +160,7 @@ func (p *parser) member(o *object, n *node, depth int) error {
 	}
 	name := p.text(key)
 	known := n.children.find(name)
-	left := property{name: name, start: key.start, member: o.members, unfit: key.unfit}
+	left := property{name: name, start: key.start, member: o.members, odd: key.marks&odd != 0}
 	if known != nil && known.children != nil {
 		if err := p.nested(o, known, left, depth); err != nil || len(known.columns) == 0 {
 			return err
@@ -164,7 +172,7 @@ func (p *parser) member(o *object, n *node, depth int) error {
 	}
 	if known == nil {
 		left.end = v.end
-		left.unfit = left.unfit || v.unfit
+		left.odd = left.odd || v.marks&odd != 0
 		p.remember(o, left)
 		return nil
 	}
@@ -201,7 +209,7 @@ func (p *parser) nested(o *object, n *node, left property, depth int) error {
 		if err != nil {
 			return err
 		}
-		left.unfit = left.unfit || v.unfit
+		left.odd = left.odd || v.marks&odd != 0
 	}
 	left.end = p.pos
 	if len(n.columns) > 0 {
@@ -227,7 +235,7 @@ func (p *parser) cell(column int, v token) error {
 	}
 	switch v.kind {
 	case '"':
-		return p.fill(column, p.text(v), v.unfit)
+		return p.fill(column, p.text(v), v.marks&odd != 0)
 	case '0':
 		literal := view(p.src[v.start:v.end])
 		if kind == stream.String {
@@ -253,13 +261,13 @@ func (p *parser) cell(column int, v token) error {
 
 // list puts an array of strings into a column. Numbers in it become strings, as in a column of strings.
 func (p *parser) list(column int, v token) error {
-	if v.unfit && identifier(column) {
+	if v.marks&odd != 0 && identifier(column) {
 		return fmt.Errorf("%s: %w", p.columns[column].Name, errMended)
 	}
 	after := p.pos
 	defer func() { p.pos = after }()
 	text := append(p.scratch[:0], '[')
-	same := !v.unfit
+	same := v.marks&odd == 0
 	for p.pos = v.start + 1; ; p.pos++ {
 		p.space()
 		if p.at(']') {
@@ -295,7 +303,7 @@ func (p *parser) list(column int, v token) error {
 // text is the text of a string.
 func (p *parser) text(v token) string {
 	inner := p.src[v.start+1 : v.end-1]
-	if !v.escaped && !v.unfit {
+	if v.marks == 0 {
 		return view(inner)
 	}
 	p.scratch = unescape(p.scratch[:0], inner)
@@ -304,7 +312,7 @@ func (p *parser) text(v token) string {
 
 // raw is a value as JSON text.
 func (p *parser) raw(v token) string {
-	if !v.unfit {
+	if v.marks&odd == 0 {
 		return view(p.src[v.start:v.end])
 	}
 	p.scratch = mend(p.scratch[:0], p.src[v.start:v.end])
@@ -338,11 +346,11 @@ func (p *parser) value(depth int) (token, error) {
 	case '"':
 		return p.quoted()
 	case '{':
-		unfit, err := p.skipObject(depth + 1)
-		return token{kind: c, start: start, end: p.pos, unfit: unfit}, err
+		m, err := p.skipObject(depth + 1)
+		return token{kind: int(c), marks: m, start: start, end: p.pos}, err
 	case '[':
-		unfit, err := p.skipArray(depth + 1)
-		return token{kind: c, start: start, end: p.pos, unfit: unfit}, err
+		m, err := p.skipArray(depth + 1)
+		return token{kind: int(c), marks: m, start: start, end: p.pos}, err
 	case 't':
 		return p.word("true")
 	case 'f':
@@ -354,56 +362,56 @@ func (p *parser) value(depth int) (token, error) {
 	}
 }
 
-func (p *parser) skipObject(depth int) (unfit bool, err error) {
+func (p *parser) skipObject(depth int) (m marks, err error) {
 	if depth > maxDepth {
-		return false, p.tooDeep()
+		return 0, p.tooDeep()
 	}
 	p.pos++
 	if p.space(); p.at('}') {
 		p.pos++
-		return false, nil
+		return 0, nil
 	}
 	for {
 		key, err := p.key()
 		if err != nil {
-			return false, err
+			return 0, err
 		}
 		v, err := p.value(depth)
 		if err != nil {
-			return false, err
+			return 0, err
 		}
-		unfit = unfit || key.unfit || v.unfit
+		m |= (key.marks | v.marks) & odd
 		if p.space(); p.at('}') {
 			p.pos++
-			return unfit, nil
+			return m, nil
 		}
 		if err := p.comma("a comma or } after a member"); err != nil {
-			return false, err
+			return 0, err
 		}
 	}
 }
 
-func (p *parser) skipArray(depth int) (unfit bool, err error) {
+func (p *parser) skipArray(depth int) (m marks, err error) {
 	if depth > maxDepth {
-		return false, p.tooDeep()
+		return 0, p.tooDeep()
 	}
 	p.pos++
 	if p.space(); p.at(']') {
 		p.pos++
-		return false, nil
+		return 0, nil
 	}
 	for {
 		v, err := p.value(depth)
 		if err != nil {
-			return false, err
+			return 0, err
 		}
-		unfit = unfit || v.unfit
+		m |= v.marks & odd
 		if p.space(); p.at(']') {
 			p.pos++
-			return unfit, nil
+			return m, nil
 		}
 		if err := p.comma("a comma or ] after an element"); err != nil {
-			return false, err
+			return 0, err
 		}
 	}
 }
@@ -413,7 +421,7 @@ func (p *parser) word(word string) (token, error) {
 	if end > len(p.src) || view(p.src[p.pos:end]) != word {
 		return token{}, p.want("a value")
 	}
-	v := token{kind: word[0], start: p.pos, end: end}
+	v := token{kind: int(word[0]), start: p.pos, end: end}
 	p.pos = end
 	return v, nil
 }

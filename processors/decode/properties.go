@@ -7,7 +7,7 @@ type property struct {
 	text       string // what is left of the value, if not all of it
 	member     int    // number among the members of its object
 	names      uint64 // a bit for each name up to this one
-	unfit      bool   // see token
+	odd        bool   // see token
 	taken      bool   // nothing is left of it, or a later one has its name
 }
 
@@ -112,4 +112,4 @@ func (p *parser) assemble(o *object) string {
 	return p.keep(p.scratch)
 }
 
-func (l *property) plain() bool { return !l.unfit && !l.taken && l.text == "" }
+func (l *property) plain() bool { return !l.odd && !l.taken && l.text == "" }

@@ -28,8 +28,10 @@ func (p *parser) quoted() (token, error) {
 				p.pos = i + 1
 				return v, p.want("an escape of JSON after the backslash")
 			}
-			v.escaped = true
-			v.unfit = v.unfit || r == unfit
+			v.marks |= escaped
+			if r == unfit {
+				v.marks |= odd
+			}
 			i += size
 		case c < ' ':
 			p.pos = i
@@ -48,7 +50,9 @@ func (p *parser) quoted() (token, error) {
 	}
 	p.pos++
 	v.end = p.pos
-	v.unfit = v.unfit || high && !utf8.Valid(src[v.start:v.end])
+	if high && !utf8.Valid(src[v.start:v.end]) {
+		v.marks |= odd
+	}
 	return v, nil
 }
 
