@@ -51,8 +51,14 @@ type code struct {
 	items     []code       // of a list
 	column    int          // of a bare column, from 1
 	makesText bool         // needs an arena
-	fallible  error        // why a predicate cannot have it; nil: it cannot fail
+	fallible  *fallible    // why a predicate cannot have it; nil: it cannot fail
 	broken    bool         // a problem was reported
+}
+
+// fallible is a part of an expression that fails for some events.
+type fallible struct {
+	node *node
+	why  string
 }
 
 // exact is a literal such as 1.19 as a decimal.
@@ -86,8 +92,8 @@ func (c *compiler) problem(pos int, format string, args ...any) code {
 func (c *compiler) failure(pos int, text string) error { return errorAt(c.src, pos, "%s", text) }
 
 // mayFail marks a code as one that fails for some events.
-func (c *compiler) mayFail(n *node, x code, why string) code {
-	x.fallible = errorAt(c.src, n.pos, "%v can fail (%s), and here that could not be reported; compute it in a map before", n, why)
+func mayFail(n *node, x code, why string) code {
+	x.fallible = &fallible{n, why}
 	return x
 }
 
@@ -162,7 +168,9 @@ func (c *compiler) build(n *node, args []code) code {
 	case "in":
 		return c.membership(n, args[0], args[1].items)
 	case opMinus:
-		return c.arithmetic(n, []code{constant(intType, stream.IntValue(0)), args[0]})
+		zero := constant(intType, stream.IntValue(0))
+		zero.node = n
+		return c.arithmetic(n, []code{zero, args[0]})
 	case "+", "-", "*", "/", "%":
 		return c.arithmetic(n, args)
 	}
@@ -295,6 +303,15 @@ func (x code) wantCondition(src string) error {
 	return errorAt(src, x.node.pos, "%v is %s; want a condition, true or false", x.node, describe(x))
 }
 
+// wantInfallible reports an expression that can fail.
+func (x code) wantInfallible(src string) error {
+	if x.fallible == nil {
+		return nil
+	}
+	n := x.fallible.node
+	return errorAt(src, n.pos, "%v can fail (%s), and here that could not be reported; compute it in a map before", n, x.fallible.why)
+}
+
 // describe is a type in a sentence.
 func describe(x code) string {
 	switch k := x.typ.Kind; {
@@ -390,9 +407,11 @@ func (c *compiler) as(x code, t stream.Type) code {
 		y.node = x.node
 	case from == stream.Int && t.Kind == stream.Float:
 		whole := x.whole
+		y.whole = nil
 		y.float = func(e *stream.Event, m *machine) (float64, bool) { i, ok := whole(e, m); return float64(i), ok }
 	case from == stream.Decimal && t.Kind == stream.Float:
 		whole, unit := x.whole, float64(power10(x.typ.Scale))
+		y.whole = nil
 		y.float = func(e *stream.Event, m *machine) (float64, bool) { i, ok := whole(e, m); return float64(i) / unit, ok }
 	case from == stream.Float && t.Kind == stream.Decimal:
 		literal := constant(stream.Type{Kind: stream.Decimal, Precision: 18, Scale: x.exact.scale}, stream.DecimalValue(x.exact.unscaled))
@@ -424,7 +443,7 @@ func (c *compiler) scaleUp(x code, whole wholeFn, by uint8) code {
 		}
 		return scaled, ok
 	}
-	return c.mayFail(x.node, x, "it can overflow")
+	return mayFail(x.node, x, "it can overflow")
 }
 
 func power10(n uint8) int64 {

@@ -37,8 +37,8 @@
 //
 // # Failure
 //
-// Division by zero, an int or decimal beyond 64 bits or its column's precision, a result that is not finite, and a text that
-// is no number or time, fail the event: its record becomes a dead letter. A sink's where runs after that was decided, so
+// Division by zero, an int or decimal beyond 64 bits or its column's precision, a result that is not finite, a text that is no
+// number or time, and a text that replace makes longer than 1 MiB, fail the event: its record becomes a dead letter. A sink's where runs after that was decided, so
 // Predicate refuses what can fail.
 //
 // There is no clock and no chance in the language: a replay makes the same bytes.
@@ -97,8 +97,8 @@ func Predicate(src string, schema *stream.Schema) (func(*stream.Event) bool, err
 	if err == nil {
 		err = code.wantCondition(src)
 	}
-	if err == nil && code.fallible != nil {
-		err = code.fallible
+	if err == nil {
+		err = code.wantInfallible(src)
 	}
 	if err != nil {
 		return nil, err

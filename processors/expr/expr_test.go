@@ -108,3 +108,29 @@ func outcome(src string, e *stream.Event, b *stream.Batch) string {
 	}
 	return text
 }
+
+func TestLongExpressionsCompileAtOnce(t *testing.T) {
+	schema := testSchema(t)
+	for _, src := range []string{
+		"1" + strings.Repeat("+1", maxSource/2-1),
+		"depth" + strings.Repeat("+depth", maxSource/6-1),
+		strings.Repeat("-", maxDepth-1) + "depth",
+		"bot" + strings.Repeat("||bot", maxSource/5-1),
+		"type in [" + strings.Repeat("'', ", maxSource/4-4) + "'']",
+		"concat(type" + strings.Repeat(",type", maxSource/5-4) + ")",
+	} {
+		x, err := Compile(src, schema)
+		if err != nil {
+			t.Fatalf("%.20s: %v", src, err)
+		}
+		b := stream.NewBatch(schema)
+		if _, err := x.Eval(click(t, b), b); err != nil {
+			t.Errorf("%.20s: %v", src, err)
+		}
+	}
+	for _, src := range []string{strings.Repeat("(", 5000), strings.Repeat("!", 5000), strings.Repeat("lower(", 2000), strings.Repeat("a in [", 2000), strings.Repeat(" ", maxSource+1)} {
+		if _, err := Compile(src, schema); err == nil {
+			t.Errorf("%.20s was accepted", src)
+		}
+	}
+}

@@ -100,7 +100,7 @@ func (c *compiler) call(n *node, args []code) code {
 
 // literal requires an argument that is the same for all events, and not null.
 func (c *compiler) literal(n *node, x code) bool {
-	if x.constant && !x.value.IsNull() {
+	if x.constant && !x.isNull() {
 		return true
 	}
 	c.problem(x.node.pos, "%s wants a literal here; %v is not", n.text, x.node)
@@ -169,14 +169,15 @@ func trim(s string) string { return strings.TrimSpace(s) }
 func concat(_ *compiler, _ *node, args []code) code {
 	return makingText(func(e *stream.Event, m *machine) (string, bool) {
 		var few [4]string
-		parts, size := few[:0], 0
+		parts, size, whole := few[:0], 0, true
 		for i := range args {
 			s, ok := args[i].text(e, m)
-			if !ok {
-				return "", false
-			}
 			parts = append(parts, s)
 			size += len(s)
+			whole = whole && ok
+		}
+		if !whole {
+			return "", false
 		}
 		b := m.alloc(size)[:0]
 		for _, s := range parts {
@@ -194,33 +195,50 @@ func length(_ *compiler, _ *node, args []code) code {
 	}}
 }
 
-func replace(_ *compiler, _ *node, args []code) code {
-	return makingText(func(e *stream.Event, m *machine) (string, bool) {
-		s, ok := args[0].text(e, m)
-		from, fromOK := args[1].text(e, m)
-		to, toOK := args[2].text(e, m)
-		if !ok || !fromOK || !toOK {
+// maxText is the most bytes that replace makes: in a few steps it could make any number of a small event.
+const maxText = 1 << 20
+
+func replace(c *compiler, n *node, args []code) code {
+	text, from, to := args[0].text, args[1].text, args[2].text
+	failure := c.failure(n.pos, "replace: the result is longer than 1 MiB")
+	z := makingText(func(e *stream.Event, m *machine) (string, bool) {
+		s, ok := text(e, m)
+		before, beforeOK := from(e, m)
+		after, afterOK := to(e, m)
+		if !ok || !beforeOK || !afterOK {
 			return "", false
 		}
-		return replaceAll(m, s, from, to), true
+		r, fits := replaceAll(m, s, before, after)
+		if !fits {
+			m.fail(failure)
+		}
+		return r, true
 	})
+	if args[1].constant && args[2].constant && len(args[1].value.Text()) >= len(args[2].value.Text()) {
+		return z
+	}
+	return mayFail(n, z, "it can make a text too long")
 }
 
 // replaceAll leaves s alone if from is empty.
-func replaceAll(m *machine, s, from, to string) string {
+func replaceAll(m *machine, s, from, to string) (text string, fits bool) {
 	if from == "" {
-		return s
+		return s, true
 	}
 	n := strings.Count(s, from)
 	if n == 0 {
-		return s
+		return s, true
 	}
-	b := m.alloc(len(s) + n*(len(to)-len(from)))[:0]
+	size := len(s) + n*(len(to)-len(from))
+	if size > maxText && size > len(s) {
+		return "", false
+	}
+	b := m.alloc(size)[:0]
 	for {
 		before, after, found := strings.Cut(s, from)
 		b = append(b, before...)
 		if !found {
-			return viewText(b)
+			return viewText(b), true
 		}
 		b = append(b, to...)
 		s = after
@@ -352,6 +370,9 @@ func coalesce(c *compiler, n *node, args []code) code {
 	if !ok {
 		return c.problem(n.pos, "coalesce wants values of one type: %s", describeAll(args))
 	}
+	if t.Kind == stream.Null {
+		return null()
+	}
 	z := code{typ: t}
 	all := make([]code, len(args))
 	for i, x := range args {
@@ -404,6 +425,9 @@ func choose(c *compiler, n *node, args []code) code {
 	t, ok := unify(args[1:]...)
 	if !ok {
 		return c.problem(n.pos, "if wants two values of one type: %s", describeAll(args[1:]))
+	}
+	if t.Kind == stream.Null {
+		return null()
 	}
 	a, b := c.as(args[1], t), c.as(args[2], t)
 	z := code{typ: t}
@@ -529,12 +553,15 @@ func toTimestamp(c *compiler, n *node, args []code) code {
 		}
 		return t.UnixMicro(), true
 	}}
-	return c.mayFail(n, z, "not every text is a time")
+	return mayFail(n, z, "not every text is a time")
 }
 
 // toText writes any value as the sinks do that only have texts.
 func toText(c *compiler, n *node, args []code) code {
 	x := args[0]
+	if x.typ.Kind == stream.Null {
+		return null()
+	}
 	if x.text != nil {
 		return code{typ: textType, text: x.text}
 	}
@@ -550,7 +577,7 @@ func toText(c *compiler, n *node, args []code) code {
 		return viewText(b), true
 	})
 	if t.Kind == stream.Float && x.column == 0 {
-		return c.mayFail(n, z, "the number may not be finite")
+		return mayFail(n, z, "the number may not be finite")
 	}
 	return z
 }
@@ -568,12 +595,15 @@ func toInt(c *compiler, n *node, args []code) code {
 		}
 		return i, true
 	}}
-	return c.mayFail(n, z, "not every text is a number")
+	return mayFail(n, z, "not every text is a number")
 }
 
 func toFloat(c *compiler, n *node, args []code) code {
 	x := args[0]
-	if isNumber(x.typ) || x.typ.Kind == stream.Null {
+	if x.typ.Kind == stream.Null {
+		return null()
+	}
+	if isNumber(x.typ) {
 		return code{typ: floatType, float: c.as(x, floatType).float}
 	}
 	if x.typ.Kind != stream.String {
@@ -591,13 +621,16 @@ func toFloat(c *compiler, n *node, args []code) code {
 		}
 		return f, true
 	}}
-	return c.mayFail(n, z, "not every text is a number")
+	return mayFail(n, z, "not every text is a number")
 }
 
 // round is the nearest int, or the nearest decimal with so many places; half away from zero, of the number as it is written.
 func round(c *compiler, n *node, args []code) code {
 	x, places := args[0], uint8(0)
-	if !isNumber(x.typ) && x.typ.Kind != stream.Null {
+	if x.typ.Kind == stream.Null {
+		return null()
+	}
+	if !isNumber(x.typ) {
 		return c.problem(x.node.pos, "round wants a number, and %v is %s", x.node, describe(x))
 	}
 	z := code{typ: intType}
@@ -626,10 +659,10 @@ func round(c *compiler, n *node, args []code) code {
 			}
 			return v, true
 		}
-		return c.mayFail(n, z, "overflow")
+		return mayFail(n, z, "overflow")
 	}
 	if x.typ.Scale <= places {
-		y := c.rescale(c.as(x, orInt(x.typ)), places)
+		y := c.as(x, stream.Type{Kind: stream.Decimal, Precision: 18, Scale: places})
 		z.whole = y.whole
 		z.inherit([]code{y})
 		return z

@@ -9,14 +9,17 @@ import (
 )
 
 func (c *compiler) comparison(n *node, args []code) code {
-	if x, other := args[0], args[1]; x.constant && x.value.IsNull() || other.constant && other.value.IsNull() {
+	ordered := n.op != "==" && n.op != "!="
+	if x, other := args[0], args[1]; x.isNull() || other.isNull() {
+		if ordered {
+			return c.problem(n.pos, "%s with null is always false; want == or !=", n.op)
+		}
 		return nullComparison(n.op, x, other)
 	}
 	t, ok := unify(args...)
 	if !ok {
 		return c.problem(n.pos, "%v is %s and %v is %s; they cannot be compared", args[0].node, describe(args[0]), args[1].node, describe(args[1]))
 	}
-	ordered := n.op != "==" && n.op != "!="
 	switch t.Kind {
 	case stream.String:
 		if i, s := args[0].column, args[1]; i > 0 && s.constant && !ordered {
@@ -37,23 +40,23 @@ func (c *compiler) comparison(n *node, args []code) code {
 	return c.problem(n.pos, "%v is %s; %s does not apply, only == null and != null", args[0].node, describe(args[0]), n.op)
 }
 
-// nullComparison is a comparison with what is always null.
+// isNull says that x is null for every event.
+func (x code) isNull() bool { return x.constant && x.value.IsNull() }
+
+// null is the code that is always null. No other code is of kind Null.
+func null() code { return constant(stream.Type{}, stream.Value{}) }
+
+// nullComparison is == or != with what is always null.
 func nullComparison(op string, x, other code) code {
-	if x.constant && x.value.IsNull() {
+	if x.isNull() {
 		x = other
 	}
-	null := x.isNull()
-	switch op {
-	case "==":
-		return code{typ: boolType, test: func(e *stream.Event, m *machine) truth { return truthOf(null(e, m)) }}
-	case "!=":
-		return code{typ: boolType, test: func(e *stream.Event, m *machine) truth { return truthOf(!null(e, m)) }}
-	}
-	return constant(boolType, stream.BoolValue(false))
+	null, want := x.nullTest(), op == "=="
+	return code{typ: boolType, test: func(e *stream.Event, m *machine) truth { return truthOf(null(e, m) == want) }}
 }
 
-// isNull evaluates x for being null only.
-func (x code) isNull() func(*stream.Event, *machine) bool {
+// nullTest evaluates x for being null only.
+func (x code) nullTest() func(*stream.Event, *machine) bool {
 	switch {
 	case x.column > 0:
 		i := x.column - 1
@@ -216,7 +219,7 @@ func (c *compiler) membership(n *node, x code, items []code) code {
 		}
 	}
 	if len(texts) == len(items) && len(texts) > 4 {
-		text := x.text
+		text := c.as(x, textType).text
 		return code{typ: boolType, test: func(e *stream.Event, m *machine) truth {
 			s, ok := text(e, m)
 			return truthOf(ok && texts[s])
@@ -245,7 +248,7 @@ func (c *compiler) arithmetic(n *node, args []code) code {
 	t, _ := unify(args...)
 	switch {
 	case t.Kind == stream.Null:
-		return constant(intType, stream.Value{})
+		return null()
 	case op == "/":
 		t = floatType
 	case t.Kind != stream.Float:
@@ -299,7 +302,7 @@ func (c *compiler) floatArithmetic(n *node, op string, x, y code) code {
 	if op == "%" {
 		divide = math.Mod
 	}
-	byZero := c.failure(n.pos, "division by zero")
+	byZero := c.failure(n.pos, divisionByZero)
 	z.float = func(e *stream.Event, m *machine) (float64, bool) {
 		a, aok := left(e, m)
 		b, bok := right(e, m)
@@ -314,7 +317,7 @@ func (c *compiler) floatArithmetic(n *node, op string, x, y code) code {
 	if y.constant && y.value.Float() != 0 {
 		return z
 	}
-	return c.mayFail(n, z, "division by zero")
+	return mayFail(n, z, divisionByZero)
 }
 
 // orNull is v, or null as the closures return it.
@@ -327,11 +330,11 @@ func orNull[T int64 | float64](v T, ok bool) (T, bool) {
 
 // exactArithmetic computes with ints and decimals: 64 bits, checked.
 func (c *compiler) exactArithmetic(n *node, op string, x, y code) code {
-	scale := max(x.typ.Scale, y.typ.Scale)
+	scale, leftUnit, rightUnit := max(x.typ.Scale, y.typ.Scale), int64(1), int64(1)
 	if op == "*" {
 		scale = x.typ.Scale + y.typ.Scale
 	} else {
-		x, y = c.rescale(x, scale), c.rescale(y, scale)
+		leftUnit, rightUnit = power10(scale-x.typ.Scale), power10(scale-y.typ.Scale)
 	}
 	if scale > 18 {
 		return c.problem(n.pos, "the product has %d decimal places; want at most 18: round one side", scale)
@@ -340,42 +343,44 @@ func (c *compiler) exactArithmetic(n *node, op string, x, y code) code {
 	if x.typ.Kind == stream.Decimal || y.typ.Kind == stream.Decimal {
 		z.typ = stream.Type{Kind: stream.Decimal, Precision: 18, Scale: scale}
 	}
-	calculate, why := add, "overflow: the result is beyond 64 bits"
+	calculate, why := add, overflow
 	switch op {
 	case "-":
 		calculate = subtract
 	case "*":
 		calculate = multiply
 	case "%":
-		calculate, why = remainder, "division by zero"
+		calculate, why = remainder, divisionByZero
 	}
-	left, right, failure := x.whole, y.whole, c.failure(n.pos, why)
+	left, right := x.whole, y.whole
+	failed, beyond := c.failure(n.pos, why), c.failure(n.pos, overflow)
 	z.whole = func(e *stream.Event, m *machine) (int64, bool) {
 		a, aok := left(e, m)
 		b, bok := right(e, m)
 		if !aok || !bok {
 			return 0, false
 		}
+		a, aok = multiply(a, leftUnit)
+		b, bok = multiply(b, rightUnit)
 		v, ok := calculate(a, b)
-		if !ok {
-			m.fail(failure)
+		switch {
+		case !aok || !bok:
+			m.fail(beyond)
+		case !ok:
+			m.fail(failed)
 		}
 		return v, true
 	}
-	z.inherit([]code{x, y})
-	if op == "%" && y.constant && y.value.Int() != 0 {
+	if op == "%" && y.constant && y.value.Int() != 0 && leftUnit == rightUnit {
 		return z
 	}
-	return c.mayFail(n, z, why)
+	return mayFail(n, z, why)
 }
 
-// rescale gives an exact number more decimal places.
-func (c *compiler) rescale(x code, scale uint8) code {
-	if x.typ.Scale == scale {
-		return x
-	}
-	return c.as(x, stream.Type{Kind: stream.Decimal, Precision: 18, Scale: scale})
-}
+const (
+	overflow       = "overflow: the result is beyond 64 bits"
+	divisionByZero = "division by zero"
+)
 
 func add(a, b int64) (int64, bool) {
 	s := a + b

@@ -3,6 +3,8 @@ package expr
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +25,8 @@ func TestPredicateRefusesWhatCanFail(t *testing.T) {
 		`if(bot, -quantity, 1) == 1`:                `1:9: -quantity can fail (overflow: the result is beyond 64 bits), and here that could not be reported; compute it in a map before`,
 		`type`:                                      `1:1: type is a string; want a condition, true or false`,
 		`typ == "x"`:                                `1:1: unknown column "typ"; did you mean "type"?`,
+		`replace(url, "/", "//") == "x"`:            `1:1: replace(url, "/", "//") can fail (it can make a text too long), and here that could not be reported; compute it in a map before`,
+		`replace(url, "/", "-") == "x"`:             "",
 		`price / 2 > 1`:                             "",
 		`quantity % 2 == 0`:                         "",
 		`price * quantity > 100`:                    "",
@@ -203,5 +207,37 @@ func TestMapRefusesWhatDoesNotFitItsColumn(t *testing.T) {
 	}
 	if _, err := Map("process.2.map", nil, schema); err == nil {
 		t.Error("no assignments were accepted")
+	}
+}
+
+func TestVerdictsAreThoseOfThePattern(t *testing.T) {
+	pattern := regexp.MustCompile(`1|7{2}`)
+	v := newVerdicts(pattern, 2) // 16 texts: hardly any stays
+	var wg sync.WaitGroup
+	for worker := range 8 {
+		wg.Go(func() {
+			for i := range 5000 {
+				s := strconv.Itoa(i * (worker + 1) % 40)
+				if got, want := v.match(s), pattern.MatchString(s); got != want {
+					t.Errorf("%s: %v; want %v", s, got, want)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestVerdictsRememberWhatComesTwice(t *testing.T) {
+	v := newVerdicts(regexp.MustCompile(`a`), verdictSets)
+	long := strings.Repeat("a", verdictText+1)
+	for _, s := range []string{"once", "twice", "twice a", "twice", "twice a", long, long} {
+		v.match(s)
+	}
+	v.pattern = regexp.MustCompile(`^[^a]*$`) // says the opposite
+	for s, want := range map[string]bool{"once": true, "twice": false, "twice a": true, long: false} {
+		if got := v.match(s); got != want {
+			t.Errorf("%.10s: %v; want %v", s, got, want)
+		}
 	}
 }
