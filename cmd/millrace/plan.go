@@ -51,7 +51,7 @@ type sinkPlan struct {
 type deadPlan struct {
 	at   pipelinefile.Value
 	url  string
-	open func(objects.Store) (inspected[*stream.DeadLetter], error)
+	open func(objects.Store) inspected[*stream.DeadLetter]
 }
 
 // inspected is what verify can read back: every staged sink.
@@ -113,10 +113,7 @@ func (p *plan) open(ctx context.Context, log *slog.Logger) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	dead, err := p.dead.open(store)
-	if err != nil {
-		return nil, p.dead.at.Error(err)
-	}
+	dead := p.dead.open(store)
 	out.config.DeadLetters, out.inspectors[stream.DeadLetters] = dead, dead
 	out.config.Overflow = objects.Overflow(store, p.file.Name)
 	if out.source, err = p.source.open(ctx, log); err != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/millrace-io/millrace/cmd/millrace/pipelinefile"
 	"github.com/millrace-io/millrace/processors/decode"
 	"github.com/millrace-io/millrace/processors/expr"
+	"github.com/millrace-io/millrace/sinks/deadletter"
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/parquet"
 	"github.com/millrace-io/millrace/sources/files"
@@ -32,7 +33,7 @@ func newPlan(file *pipelinefile.File) *plan {
 			p.wireSink(s, c)
 		}
 	}
-	p.wireDeadLetters()
+	p.wireDeadLetters(file.DeadLetters)
 	p.checkPlaces()
 	return p
 }
@@ -67,7 +68,7 @@ func (p *plan) wireSource(c *pipelinefile.Choice, format *decode.Config) {
 		wireCSV(c, cfg, format)
 		p.source.end = func() { cfg.Follow = false }
 		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
-			return files.New(*cfg, files.Options{Pipeline: p.file.Name, Log: log})
+			return files.New(*cfg, p.file.Name, log), nil
 		}
 	default:
 		c.Unknown("source", "kinesis", "collect")
@@ -136,4 +137,22 @@ func assignments(c *pipelinefile.Choice) (set []expr.Assignment, ok bool) {
 		set = append(set, expr.Assignment{Column: column.Key(), Value: text})
 	}
 	return set, ok
+}
+
+// wireDeadLetters puts the dead letters beside the first sink's files unless the file says where: readers of the lake
+// do not see names that begin with an underscore.
+func (p *plan) wireDeadLetters(v pipelinefile.Value) {
+	cfg := new(deadletter.Config)
+	p.dead.at = v.Child("url")
+	if len(p.sinks) > 0 && p.sinks[0].url != "" {
+		cfg.URL = join(p.sinks[0].url, "_dead_letters")
+		if !p.dead.at.Present() {
+			p.dead.at = p.sinks[0].at
+		}
+	}
+	if v.Present() || cfg.URL != "" {
+		v.Into(cfg)
+	}
+	p.dead.url = cfg.URL
+	p.dead.open = func(store objects.Store) inspected[*stream.DeadLetter] { return deadletter.New(store) }
 }
