@@ -77,6 +77,12 @@ func (d *digest) write(p []byte) {
 	}
 }
 
+func (d *digest) clone() *digest {
+	c, block := *d, *d.block
+	c.block = &block
+	return &c
+}
+
 func (d *digest) mark() mark {
 	m := mark{End: d.off, HeadSize: min(d.off, blockSize), Head: d.head, Prev: d.prev, Last: sum(d.block.Sum64())}
 	if d.off < blockSize {

@@ -35,6 +35,7 @@ type reading struct {
 
 	after stream.Position
 	all   bool // there is no after
+	met   bool // the record at after was passed, or need not be there
 
 	batch   []stream.Record
 	bytes   int
@@ -53,8 +54,11 @@ func (r *reading) run(ctx context.Context) (ended bool, err error) {
 		return false, err
 	}
 	for {
-		if err := r.deliverRead(ctx); err != nil || r.split.final {
-			return err == nil, err
+		if err := r.deliverRead(ctx); err != nil {
+			return false, err
+		}
+		if r.split.final {
+			return r.met, r.missed()
 		}
 		err := r.split.fill(r.unread())
 		if err == nil {
@@ -85,7 +89,17 @@ func (r *reading) start() error {
 		}
 	}
 	r.begin()
+	r.met = !ok || after != stream.OffsetPosition(after.Offset()) || r.off > int64(after.Offset())
 	return nil
+}
+
+// missed is the error about a file that has no record where the last one was.
+func (r *reading) missed() error {
+	if r.met {
+		return nil
+	}
+	return stream.Fatal(fmt.Errorf("%s: %w: no record begins at byte %d, where the last one was that was read; "+
+		"restore it, or remove its checkpoint from %s to read it from the beginning", r.path, errChanged, r.after.Offset(), r.tenure.folder.dir))
 }
 
 // startOffset is where a record may begin that is after the position. The engine's positions are those of records, or just
@@ -128,7 +142,11 @@ func (r *reading) deliverRead(ctx context.Context) error {
 		}
 		pos := stream.OffsetPosition(uint64(p.offset))
 		if !r.all && pos.Compare(r.after) <= 0 {
+			r.met = r.met || pos == r.after
 			continue
+		}
+		if !r.met {
+			return r.missed()
 		}
 		if r.batch == nil {
 			r.batch = make([]stream.Record, 0, min(batchRecords, r.typical+r.typical/4+1))
@@ -155,8 +173,9 @@ func (r *reading) flush(ctx context.Context) error {
 	batch := r.batch
 	r.typical, r.batch, r.bytes = len(batch), nil, 0
 	// Before, because the consumer may commit the batch at once; the records are the consumer's from then on.
+	span := r.split.since()
 	if m, ok := r.mark(); ok {
-		r.tenure.delivered(batch[len(batch)-1].Pos, m)
+		r.tenure.delivered(batch[len(batch)-1].Pos, m, span)
 	}
 	if err := ctx.Err(); err != nil {
 		return err

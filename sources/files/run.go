@@ -287,7 +287,7 @@ func (r *run) verified(ctx context.Context, p *place, rd *reader, state *saved, 
 	if err := r.folder.store(state); err != nil {
 		return held, err
 	}
-	t := &tenure{folder: r.folder, lock: lock, hooks: r.hooks, saved: *state, seen: seen, done: make(chan struct{})}
+	t := &tenure{cfg: &r.cfg, folder: r.folder, lock: lock, hooks: r.hooks, saved: *state, seen: seen, done: make(chan struct{})}
 	return r.serve(ctx, p, rd, t)
 }
 

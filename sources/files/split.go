@@ -67,6 +67,31 @@ func (s *splitter) begun() int64 {
 	return s.consumed()
 }
 
+// span is bytes that the splitter has consumed, as long as they are at hand.
+type span struct {
+	before *digest // at the first byte
+	bytes  []byte
+}
+
+// since returns what was consumed since the last mark.
+func (s *splitter) since() span { return span{s.digest.clone(), s.buf[s.hashed:s.start]} }
+
+// markAfter is the mark behind the record at offset; false if the record is not in the span.
+func (s span) markAfter(offset int64, c *Config) (mark, bool) {
+	at := offset - s.before.off
+	if at < 0 || at >= int64(len(s.bytes)) {
+		return mark{}, false
+	}
+	again := newSplitter(nil, offset, nil, c)
+	again.buf, again.final = s.bytes[at:], true
+	if _, ok := again.next(); !ok {
+		return mark{}, false
+	}
+	d := s.before.clone()
+	d.write(s.bytes[:at+int64(again.start)])
+	return d.mark(), true
+}
+
 // mark is that of consumed; false within a record.
 func (s *splitter) mark() (mark, bool) {
 	s.digest.write(s.buf[s.hashed:s.start])

@@ -13,6 +13,7 @@ import (
 
 // tenure is one owner's time with one partition: the assignment that the engine sees.
 type tenure struct {
+	cfg    *Config
 	folder folder
 	lock   *lock
 	hooks  hooks
@@ -32,6 +33,7 @@ type passedMark struct {
 	none bool // no record was delivered before it
 	pos  stream.Position
 	mark mark
+	span span // the bytes before it, of the last Deliver only
 }
 
 // hooks let a test stand in for a disk.
@@ -84,6 +86,11 @@ func (t *tenure) Commit(ctx context.Context, c stream.Checkpoint) error {
 	}
 	if passed > 0 {
 		next.Mark = t.marks[passed-1].mark
+	}
+	if passed < len(t.marks) && t.marks[passed].span.before != nil { // a commit in the middle of what was delivered last
+		if m, ok := t.marks[passed].span.markAfter(int64(c.Pos.Offset()), t.cfg); ok {
+			next.Mark = m
+		}
 	}
 	next.Seen, next.Complete, next.Partial, next.Ended = t.seen, false, false, false
 	if err := t.store(next); err != nil {
@@ -157,10 +164,13 @@ func (t *tenure) watch() {
 }
 
 // delivered remembers where the reader is.
-func (t *tenure) delivered(last stream.Position, m mark) {
+func (t *tenure) delivered(last stream.Position, m mark, s span) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.marks = append(t.marks, passedMark{pos: last, mark: m})
+	if n := len(t.marks); n > 0 {
+		t.marks[n-1].span = span{}
+	}
+	t.marks = append(t.marks, passedMark{pos: last, mark: m, span: s})
 }
 
 // started is where the reader begins.
