@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // Mutations seen red: at the end of the list of each rule.
@@ -18,7 +20,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("MILLRACE_TEST_MAIN") == "yes" {
 		main()
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // outcome is what a call of the program left.
