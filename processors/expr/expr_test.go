@@ -128,7 +128,10 @@ func TestLongExpressionsCompileAtOnce(t *testing.T) {
 			t.Errorf("%.20s: %v", src, err)
 		}
 	}
-	for _, src := range []string{strings.Repeat("(", 5000), strings.Repeat("!", 5000), strings.Repeat("lower(", 2000), strings.Repeat("a in [", 2000), strings.Repeat(" ", maxSource+1)} {
+	for _, src := range []string{
+		strings.Repeat("(", maxDepth+1) + "1" + strings.Repeat(")", maxDepth+1), strings.Repeat("!", maxDepth+1) + "bot",
+		strings.Repeat("(", 5000), strings.Repeat("!", 5000), strings.Repeat("lower(", 2000), strings.Repeat("a in [", 2000), strings.Repeat(" ", maxSource) + "1",
+	} {
 		if _, err := Compile(src, schema); err == nil {
 			t.Errorf("%.20s was accepted", src)
 		}

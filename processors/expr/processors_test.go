@@ -3,7 +3,9 @@ package expr
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -64,6 +66,25 @@ func TestPredicateIsConcurrent(t *testing.T) {
 	wg.Wait()
 }
 
+func TestPredicateKeepsNoTexts(t *testing.T) {
+	schema := testSchema(t)
+	where, err := Predicate(`upper(user_agent) == "x"`, schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := click(t, stream.NewBatch(schema))
+	where(e)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 10_000 {
+		where(e)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 100_000 {
+		t.Errorf("%d bytes for 10,000 events", n)
+	}
+}
+
 func TestFilterKeepsTrueDropsTheRestAndFailsWhatFails(t *testing.T) {
 	schema := testSchema(t)
 	factory, err := Filter("process.1.filter", `12 / quantity > 2`, schema)
@@ -74,9 +95,17 @@ func TestFilterKeepsTrueDropsTheRestAndFailsWhatFails(t *testing.T) {
 	for _, q := range []stream.Value{stream.IntValue(3), stream.IntValue(12), {}, stream.IntValue(0)} {
 		click(t, b).Values[stream.Quantity] = q
 	}
+	dropped := click(t, b)
+	dropped.Values[stream.Quantity] = stream.IntValue(0)
+	dropped.Drop()
 	f := factory().(*filter)
 	if err := f.Process(t.Context(), b); err != nil {
 		t.Fatal(err)
+	}
+	for i, want := range []string{"", "", "", "process.1.filter", ""} {
+		if got := stageOf(&b.Events[i]); got != want {
+			t.Errorf("event %d failed at %q; want %q", i, got, want)
+		}
 	}
 	for i, want := range []string{"true true <nil>", "false false <nil>", "false false <nil>", "false true 1:4: division by zero"} {
 		e := &b.Events[i]
@@ -86,6 +115,9 @@ func TestFilterKeepsTrueDropsTheRestAndFailsWhatFails(t *testing.T) {
 		}
 	}
 }
+
+// stageOf is where an event failed; empty for an event that did not. Only the engine needs to know.
+func stageOf(e *stream.Event) string { return reflect.ValueOf(e).Elem().FieldByName("stage").String() }
 
 func TestProcessorsPassOverEventsThatAreGone(t *testing.T) {
 	schema := testSchema(t)
@@ -157,6 +189,9 @@ func TestMapFailsTheEventOfABadValue(t *testing.T) {
 		p := factory().(*mapping)
 		if err := p.Process(t.Context(), b); err != nil || b.Events[0].Alive() {
 			t.Errorf("%s: alive after %v", src, err)
+		}
+		if got := stageOf(&b.Events[0]); got != "process.2.map" {
+			t.Errorf("%s: failed at %q", src, got)
 		}
 		if got := fmt.Sprint(p.set(&b.Events[0])); got != want {
 			t.Errorf("%s: %s\nwant %s", src, got, want)
@@ -239,5 +274,28 @@ func TestVerdictsRememberWhatComesTwice(t *testing.T) {
 		if got := v.match(s); got != want {
 			t.Errorf("%.10s: %v; want %v", s, got, want)
 		}
+	}
+}
+
+func TestVerdictsTellTextsOfOneTagApart(t *testing.T) {
+	v := newVerdicts(regexp.MustCompile(`a`), 1)
+	v.match("a")
+	for way := range verdictWays {
+		v.sets[0].known[way].Store(&verdict{"b", false})
+	}
+	if !v.match("a") {
+		t.Error("a text got the verdict of another one")
+	}
+}
+
+func TestVerdictsKeepNothingOfTheRecord(t *testing.T) {
+	v := newVerdicts(regexp.MustCompile(`a`), 1)
+	record := []byte("aaaa")
+	v.match(viewText(record))
+	v.match(viewText(record))
+	copy(record, "bbbb") // the batch was reset
+	v.pattern = regexp.MustCompile(`b`)
+	if !v.match("aaaa") {
+		t.Error("the verdict is gone with the record")
 	}
 }
