@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"math/bits"
 	"runtime"
+	"sync"
 
 	"github.com/apache/arrow/go/v17/parquet/compress"
 	"github.com/klauspost/compress/zstd"
@@ -29,20 +30,20 @@ type encoder struct {
 	elements []listElement                // scratch: of one list
 }
 
-// newEncoders makes room for as many encoders as can do work at once.
-func newEncoders() chan *encoder {
-	c := make(chan *encoder, runtime.GOMAXPROCS(0))
-	for range cap(c) {
-		c <- nil
-	}
-	return c
+// encoders are shared by all writers, as many as can do work at once: so the number of partitions does not multiply them.
+type encoders struct {
+	slots chan struct{} // one token for each encoder in use
+	mu    sync.Mutex
+	idle  []*encoder // the last used is used next
 }
 
-// encoding calls fn with an encoder, and waits while all are in use. Partitions share them, so that their number does not
-// multiply the memory.
+func newEncoders() *encoders { return &encoders{slots: make(chan struct{}, runtime.GOMAXPROCS(0))} }
+
+// encoding calls fn with an encoder, and waits while all are in use.
 func (s *Sink) encoding(fn func(*encoder)) {
-	e := <-s.encoders
-	defer func() { s.encoders <- e }()
+	s.encoders.slots <- struct{}{}
+	defer func() { <-s.encoders.slots }()
+	e := s.encoders.take()
 	if e == nil {
 		e = &encoder{compress: newCompress(s.cfg.Compression, s.cfg.CompressionLevel), texts: make([]string, 0, chunkRows)}
 	}
@@ -51,6 +52,24 @@ func (s *Sink) encoding(fn func(*encoder)) {
 	if cap(e.page)+cap(e.out) > 4*pageBytes { // after a page with a huge value
 		e.page, e.out = nil, nil
 	}
+	s.encoders.give(e)
+}
+
+func (p *encoders) take() *encoder {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idle) == 0 {
+		return nil
+	}
+	e := p.idle[len(p.idle)-1]
+	p.idle = p.idle[:len(p.idle)-1]
+	return e
+}
+
+func (p *encoders) give(e *encoder) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle = append(p.idle, e)
 }
 
 // zstdWindow is enough for a page, and the default of 8 MiB costs memory for nothing.

@@ -127,12 +127,12 @@ func (c *Config) CheckSchema(schema *stream.Schema) error {
 	return err
 }
 
-// Sink writes Parquet files to a store. Its memory beside the writers' own (Buffered) is that of the page encoders: one
-// for each processor in use, about 5 MiB each.
+// Sink writes Parquet files to a store. Its memory beside the writers' own (Buffered) is that of the page encoders: at most
+// one for each processor, about 6 MiB each with zstd.
 type Sink struct {
 	cfg      Config
 	store    objects.Store
-	encoders chan *encoder // idle ones; nil for one that is not made yet
+	encoders *encoders
 }
 
 var (
