@@ -1,5 +1,34 @@
 package expr
 
+// Mutations seen red (line broken -> test):
+//
+//	compare ==: null equals nothing -> TestExpressionsMeanWhatTheDocumentationSays
+//	compare !=: null is no different from a value -> ..MeanWhatTheDocumentationSays, TestExpressionsAgreeWithANaiveInterpreter
+//	not: !null is null -> ..MeanWhatTheDocumentationSays, ..AgreeWithANaiveInterpreter
+//	membership: null in a long list is forgotten -> ..MeanWhatTheDocumentationSays
+//	add, multiply, product: no overflow check, unsigned instead of signed -> ..MeanWhatTheDocumentationSays, ..AgreeWithANaiveInterpreter
+//	exactArithmetic: bringing to one scale is not checked -> ..AgreeWithANaiveInterpreter
+//	floatArithmetic: division by zero passes -> TestFilterKeepsTrueDropsTheRestAndFailsWhatFails
+//	storeFloat: what is not finite is stored -> ..MeanWhatTheDocumentationSays
+//	as: an int that became a float keeps its int closure -> ..MeanWhatTheDocumentationSays
+//	unify: a decimal literal makes floats of decimals -> ..MeanWhatTheDocumentationSays, TestMapAssignsInOrder
+//	inherit: a part that can fail does not count -> TestPredicateRefusesWhatCanFail
+//	inherit: a part that makes texts does not count -> TestConditionsAllocateNothing
+//	Eval: an error stays for the next event -> ..AgreeWithANaiveInterpreter
+//	Predicate: the arena is not reset -> TestPredicateKeepsNoTexts
+//	filter, mapping: dropped events are evaluated -> TestFilterKeeps.., TestProcessorsPassOverEventsThatAreGone
+//	filter: the error is not taken, the stage not named -> TestFilterKeepsTrueDropsTheRestAndFailsWhatFails
+//	mapping: precision and scale of a decimal column are not checked -> TestMapFailsTheEventOfABadValue, TestMapRefuses..
+//	verdicts: the tag alone decides -> TestVerdictsTellTextsOfOneTagApart
+//	verdicts: the text is not copied -> TestVerdictsKeepNothingOfTheRecord
+//	verdicts: long texts are remembered -> TestVerdictsRememberWhatComesTwice
+//	parser: depth is not bounded -> TestLongExpressionsCompileAtOnce
+//	parser: comparisons chain; printer: too few brackets -> ..MeanWhatTheDocumentationSays, FuzzParse
+//	paths: escaped quotes, brackets within texts, escaped keys -> ..MeanWhatTheDocumentationSays, FuzzPath
+//	unescape: invalid UTF-8 passes -> ..MeanWhatTheDocumentationSays, FuzzParse
+//	replace: no bound -> ..MeanWhatTheDocumentationSays
+//	hmac: inner and outer swapped, long keys not hashed; rounding half down; truncation before 1970 -> ..AgreeWithANaiveInterpreter
+
 import (
 	_ "embed"
 	"strings"

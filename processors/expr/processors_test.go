@@ -73,15 +73,15 @@ func TestPredicateKeepsNoTexts(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := click(t, stream.NewBatch(schema))
-	where(e)
+	e.Values[stream.UserAgent] = stream.StringValue(strings.Repeat("a", 3000))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for range 10_000 {
 		where(e)
 	}
 	runtime.ReadMemStats(&after)
-	if n := after.TotalAlloc - before.TotalAlloc; n > 100_000 {
-		t.Errorf("%d bytes for 10,000 events", n)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 20<<20 { // under -race a sync.Pool forgets one in four
+		t.Errorf("%d bytes for 10,000 events of 3,000", n)
 	}
 }
 

@@ -1,5 +1,13 @@
 package clicks
 
+// Mutations seen red (line broken -> test):
+//
+//	draw: the seed is left out -> TestTheSameSeedMakesTheSameBytes
+//	zipf: ranks below the shift, no rejection -> TestRanksFollowZipf
+//	Key: another user than the event's -> TestEventsAreWhatTheConfigSays
+//	spoil: one way leaves the event whole -> TestBrokenEventsAreNoJSONAndTheOthersAre
+//	chrome: no build numbers -> TestAgentsAreDifferentAndOneInSevenIsABot
+
 import (
 	"bytes"
 	"crypto/sha256"
@@ -41,7 +49,7 @@ func TestTheSameSeedMakesTheSameBytes(t *testing.T) {
 }
 
 func TestEventsAreWhatTheConfigSays(t *testing.T) {
-	const events = 50_000
+	const events = 20_000
 	g := New(Config{Seed: 7, Users: 5000, Items: 300})
 	size, ids, types := 0, map[any]bool{}, map[any]int{}
 	last := ""
@@ -83,7 +91,7 @@ func TestEventsAreWhatTheConfigSays(t *testing.T) {
 }
 
 func TestRanksFollowZipf(t *testing.T) {
-	const draws = 400_000
+	const draws = 200_000
 	for _, z := range []struct{ shift, ranks int }{{0, 1}, {0, 10}, {0, 1000}, {20, 300}, {1000, 50}} {
 		law := newZipf(z.shift, z.ranks)
 		counts := make([]int, z.ranks+1)
