@@ -71,6 +71,7 @@ type Info struct {
 	Key      string
 	Size     int64 // bytes
 	Modified time.Time
+	Version  string // another one after the object was replaced: S3's entity tag; empty in a folder
 }
 
 // Object is an open object.

@@ -245,7 +245,7 @@ func (b *bucket) List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 				if hidden(key, len(prefix)) || strings.HasSuffix(key, "/") { // the latter are consoles' folders
 					continue
 				}
-				if !yield(Info{Key: key, Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)}, nil) {
+				if !yield(Info{Key: key, Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified), Version: aws.ToString(o.ETag)}, nil) {
 					return
 				}
 			}

@@ -11,9 +11,23 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace-io/millrace/sources/sourcetest"
+	"github.com/millrace-io/millrace/testenv/s3"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childOf); dir != "" {
+		if err := child(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	var ignored []goleak.Option
+	for _, name := range s3.Leftovers() {
+		ignored = append(ignored, goleak.IgnoreAnyFunction(name))
+	}
+	goleak.VerifyTestMain(m, ignored...)
+}
 
 // folderLog is the log of the suite: one file per partition.
 type folderLog struct {

@@ -18,10 +18,11 @@ type info struct {
 	Size     int64     `json:"size"` // bytes, as stored
 	Modified time.Time `json:"modified"`
 	Identity string    `json:"identity,omitempty"` // inode and time of birth; empty in S3
+	Version  string    `json:"version,omitempty"`  // the entity tag; empty but in S3
 }
 
 func (i info) equal(o info) bool {
-	return i.Size == o.Size && i.Identity == o.Identity && i.Modified.Equal(o.Modified)
+	return i.Size == o.Size && i.Identity == o.Identity && i.Version == o.Version && i.Modified.Equal(o.Modified)
 }
 
 // file is one that the configured paths name.

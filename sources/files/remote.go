@@ -67,7 +67,7 @@ func (b *buckets) find(ctx context.Context, location string) ([]file, error) {
 			return nil, err
 		}
 		if wanted(o.Key) {
-			files = append(files, file{"s3://" + bucket + "/" + o.Key, info{Size: o.Size, Modified: o.Modified}})
+			files = append(files, file{"s3://" + bucket + "/" + o.Key, info{Size: o.Size, Modified: o.Modified, Version: o.Version}})
 		}
 	}
 	return files, nil

@@ -94,7 +94,9 @@ func (w *world) remove(name string) {
 	}
 }
 
-func (w *world) source() *Source { return New(w.cfg, "test", slog.New(slog.NewTextHandler(w.log, nil))) }
+func (w *world) source() *Source {
+	return New(w.cfg, "test", slog.New(slog.NewTextHandler(w.log, nil)))
+}
 
 // run is one process's life.
 func (w *world) run(ctx context.Context) error {
