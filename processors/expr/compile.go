@@ -67,12 +67,13 @@ type exact struct {
 	scale    uint8
 }
 
-var (
-	textType  = stream.Type{Kind: stream.String}
-	intType   = stream.Type{Kind: stream.Int}
-	floatType = stream.Type{Kind: stream.Float}
-	boolType  = stream.Type{Kind: stream.Bool}
-)
+// of is a type without precision.
+func of(k stream.Kind) stream.Type { return stream.Type{Kind: k} }
+
+// decimal18 is the type of computed decimals.
+func decimal18(scale uint8) stream.Type {
+	return stream.Type{Kind: stream.Decimal, Precision: 18, Scale: scale}
+}
 
 // compiler collects problems as it goes, so that all of them are shown at once.
 type compiler struct {
@@ -168,7 +169,7 @@ func (c *compiler) build(n *node, args []code) code {
 	case "in":
 		return c.membership(n, args[0], args[1].items)
 	case opMinus:
-		zero := constant(intType, stream.IntValue(0))
+		zero := constant(of(stream.Int), stream.IntValue(0))
 		zero.node = n
 		return c.arithmetic(n, []code{zero, args[0]})
 	case "+", "-", "*", "/", "%":
@@ -202,7 +203,7 @@ func constant(t stream.Type, v stream.Value) code {
 }
 
 func literal(n *node) code {
-	x := constant(stream.Type{Kind: n.value.Kind()}, n.value)
+	x := constant(of(n.value.Kind()), n.value)
 	whole, fraction, _ := strings.Cut(n.text, ".")
 	if u, err := strconv.ParseInt(whole+fraction, 10, 64); n.value.Kind() == stream.Float && err == nil && len(fraction) <= 18 {
 		x.exact = &exact{u, uint8(len(fraction))}
@@ -212,7 +213,7 @@ func literal(n *node) code {
 
 func (c *compiler) column(n *node) code {
 	if n.text == "properties" {
-		return code{typ: stream.Type{Kind: stream.JSON}, text: func(e *stream.Event, _ *machine) (string, bool) {
+		return code{typ: of(stream.JSON), text: func(e *stream.Event, _ *machine) (string, bool) {
 			return e.Properties, e.Properties != ""
 		}}
 	}
@@ -334,7 +335,7 @@ func (c *compiler) not(n *node, x code) code {
 		return c.problem(n.pos, "! wants a bool; %v is %s", x.node, describe(x))
 	}
 	test := x.test
-	return code{typ: boolType, test: func(e *stream.Event, m *machine) truth { return truthOf(test(e, m) != yes) }}
+	return code{typ: of(stream.Bool), test: func(e *stream.Event, m *machine) truth { return truthOf(test(e, m) != yes) }}
 }
 
 func (c *compiler) logic(n *node, args []code) code {
@@ -345,11 +346,11 @@ func (c *compiler) logic(n *node, args []code) code {
 	}
 	left, right := args[0].test, args[1].test
 	if n.op == "&&" {
-		return code{typ: boolType, test: func(e *stream.Event, m *machine) truth {
+		return code{typ: of(stream.Bool), test: func(e *stream.Event, m *machine) truth {
 			return truthOf(left(e, m) == yes && right(e, m) == yes)
 		}}
 	}
-	return code{typ: boolType, test: func(e *stream.Event, m *machine) truth {
+	return code{typ: of(stream.Bool), test: func(e *stream.Event, m *machine) truth {
 		return truthOf(left(e, m) == yes || right(e, m) == yes)
 	}}
 }
@@ -365,7 +366,7 @@ func unify(args ...code) (stream.Type, bool) {
 	for _, x := range args {
 		with := x.typ
 		if x.exact != nil && !float && hasDecimal(args) {
-			with = stream.Type{Kind: stream.Decimal, Precision: 18, Scale: x.exact.scale}
+			with = decimal18(x.exact.scale)
 		}
 		var ok bool
 		if t, ok = join(t, with); !ok {
@@ -389,9 +390,9 @@ func join(a, b stream.Type) (stream.Type, bool) {
 	case !isNumber(a) || !isNumber(b):
 		return a, false
 	case a.Kind == stream.Float || b.Kind == stream.Float:
-		return floatType, true
+		return of(stream.Float), true
 	}
-	return stream.Type{Kind: stream.Decimal, Precision: 18, Scale: max(a.Scale, b.Scale)}, true
+	return decimal18(max(a.Scale, b.Scale)), true
 }
 
 // as makes x of type t, which unify found or the caller checked.
@@ -414,7 +415,7 @@ func (c *compiler) as(x code, t stream.Type) code {
 		y.whole = nil
 		y.float = func(e *stream.Event, m *machine) (float64, bool) { i, ok := whole(e, m); return float64(i) / unit, ok }
 	case from == stream.Float && t.Kind == stream.Decimal:
-		literal := constant(stream.Type{Kind: stream.Decimal, Precision: 18, Scale: x.exact.scale}, stream.DecimalValue(x.exact.unscaled))
+		literal := constant(decimal18(x.exact.scale), stream.DecimalValue(x.exact.unscaled))
 		literal.node = x.node
 		return c.as(literal, t)
 	case t.Kind == stream.Decimal && t.Scale > x.typ.Scale:

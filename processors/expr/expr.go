@@ -5,8 +5,8 @@
 //	{user: hmac_sha256(user, "salt"), country: upper(country), price: round(price * 1.19, 2)}
 //	type == "purchase" && host(referrer) in ["www.example.com", "m.example.com"]
 //
-// Reading the source: parse.go (text to tree), compile.go (tree to closures, types), functions.go (what can be called),
-// filter.go and map.go (the processors).
+// Reading the source: parse.go (text to tree), compile.go (tree to closures; types), operators.go, functions.go (what can be
+// called), filter.go and map.go (the processors).
 //
 // # Values
 //
@@ -34,6 +34,24 @@
 // the events without a country. < <= > >= with null are false, and so are contains, startsWith, endsWith and matches. As a condition
 // null is false; so !bot is true for an event without a user agent. Every other operator and function makes null of null;
 // but for coalesce and if.
+//
+// # Functions
+//
+//	lower(t) upper(t) trim(t) length(t)      length counts characters
+//	concat(t, t, ...) replace(t, old, new)   replace changes every old
+//	split_part(t, separator, n)              n from 1, or from the end with -1; null if there are not so many
+//	contains(t, part) startsWith(t, part) endsWith(t, part)
+//	matches(t, 'regular expression')         RE2, anywhere in t; verdicts are remembered
+//	host(url) path(url) param(url, name)     host in lower case, null if there is none; path as written; the first parameter, decoded
+//	sha256(t) sha256(t, salt)                hexadecimal, of the salt followed by t
+//	hmac_sha256(t, 'key')                    hexadecimal
+//	date(time) hour(time)                    UTC; "2006-01-02" and 0 to 23
+//	truncate(time, 'hour')                   or second, minute, day, week (from Monday), month, year; UTC
+//	timestamp(t)                             RFC 3339
+//	int(t) float(t or number) text(value)    conversions
+//	round(number) round(number, places)      an int, or a decimal; half away from zero
+//	coalesce(a, b, ...)                      the first that is not null
+//	if(condition, a, b)
 //
 // # Failure
 //

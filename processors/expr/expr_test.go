@@ -45,11 +45,11 @@ func testSchema(t testing.TB) *stream.Schema {
 	s, err := stream.NewSchema(
 		stream.Column{Name: "cost", Type: stream.Type{Kind: stream.Decimal, Precision: 9, Scale: 2}},
 		stream.Column{Name: "rate", Type: stream.Type{Kind: stream.Decimal, Precision: 18, Scale: 6}},
-		stream.Column{Name: "score", Type: floatType},
-		stream.Column{Name: "depth", Type: intType},
+		stream.Column{Name: "score", Type: of(stream.Float)},
+		stream.Column{Name: "depth", Type: of(stream.Int)},
 		stream.Column{Name: "page", Type: stream.Type{Kind: stream.JSON}},
-		stream.Column{Name: "active", Type: boolType},
-		stream.Column{Name: "title", Type: textType},
+		stream.Column{Name: "active", Type: of(stream.Bool)},
+		stream.Column{Name: "title", Type: of(stream.String)},
 	)
 	if err != nil {
 		t.Fatal(err)

@@ -1,15 +1,9 @@
 package expr
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"math"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
-	"unicode/utf8"
 
 	"github.com/millrace-io/millrace/stream"
 )
@@ -87,10 +81,10 @@ func (c *compiler) call(n *node, args []code) code {
 			continue
 		}
 		if x.typ.Kind != stream.Null {
-			c.problem(x.node.pos, "%s wants %s, and %v is %s; write %s", n.text, describe(code{typ: stream.Type{Kind: want}}), x.node, describe(x), f.usage)
+			c.problem(x.node.pos, "%s wants %s, and %v is %s; write %s", n.text, describe(code{typ: of(want)}), x.node, describe(x), f.usage)
 			continue
 		}
-		args[i] = c.as(x, stream.Type{Kind: want})
+		args[i] = c.as(x, of(want))
 	}
 	if len(c.problems) > before {
 		return code{}
@@ -111,7 +105,7 @@ func (c *compiler) literal(n *node, x code) bool {
 func (m *machine) alloc(n int) []byte { return m.arena.Alloc(n) }
 
 // makingText is a code that needs the arena.
-func makingText(f textFn) code { return code{typ: textType, text: f, makesText: true} }
+func makingText(f textFn) code { return code{typ: of(stream.String), text: f, makesText: true} }
 
 // ofText is a function from a text to a text.
 func ofText(f func(m *machine, s string) string) func(*compiler, *node, []code) code {
@@ -145,7 +139,7 @@ func ofMaybe(f func(m *machine, s string) (string, bool)) func(*compiler, *node,
 func shared(f func(s string) string) func(*compiler, *node, []code) code {
 	return func(_ *compiler, _ *node, args []code) code {
 		text := args[0].text
-		return code{typ: textType, text: func(e *stream.Event, m *machine) (string, bool) {
+		return code{typ: of(stream.String), text: func(e *stream.Event, m *machine) (string, bool) {
 			s, ok := text(e, m)
 			return f(s), ok
 		}}
@@ -156,212 +150,12 @@ func shared(f func(s string) string) func(*compiler, *node, []code) code {
 func test(f func(s, part string) bool) func(*compiler, *node, []code) code {
 	return func(_ *compiler, _ *node, args []code) code {
 		left, right := args[0].text, args[1].text
-		return code{typ: boolType, test: func(e *stream.Event, m *machine) truth {
+		return code{typ: of(stream.Bool), test: func(e *stream.Event, m *machine) truth {
 			s, ok := left(e, m)
 			part, partOK := right(e, m)
 			return truthOf(ok && partOK && f(s, part))
 		}}
 	}
-}
-
-func trim(s string) string { return strings.TrimSpace(s) }
-
-func concat(_ *compiler, _ *node, args []code) code {
-	return makingText(func(e *stream.Event, m *machine) (string, bool) {
-		var few [4]string
-		parts, size, whole := few[:0], 0, true
-		for i := range args {
-			s, ok := args[i].text(e, m)
-			parts = append(parts, s)
-			size += len(s)
-			whole = whole && ok
-		}
-		if !whole {
-			return "", false
-		}
-		b := m.alloc(size)[:0]
-		for _, s := range parts {
-			b = append(b, s...)
-		}
-		return viewText(b), true
-	})
-}
-
-func length(_ *compiler, _ *node, args []code) code {
-	text := args[0].text
-	return code{typ: intType, whole: func(e *stream.Event, m *machine) (int64, bool) {
-		s, ok := text(e, m)
-		return int64(utf8.RuneCountInString(s)), ok
-	}}
-}
-
-// maxText is the most bytes that replace makes: in a few steps it could make any number of a small event.
-const maxText = 1 << 20
-
-func replace(c *compiler, n *node, args []code) code {
-	text, from, to := args[0].text, args[1].text, args[2].text
-	failure := c.failure(n.pos, "replace: the result is longer than 1 MiB")
-	z := makingText(func(e *stream.Event, m *machine) (string, bool) {
-		s, ok := text(e, m)
-		before, beforeOK := from(e, m)
-		after, afterOK := to(e, m)
-		if !ok || !beforeOK || !afterOK {
-			return "", false
-		}
-		r, fits := replaceAll(m, s, before, after)
-		if !fits {
-			m.fail(failure)
-		}
-		return r, true
-	})
-	if args[1].constant && args[2].constant && len(args[1].value.Text()) >= len(args[2].value.Text()) {
-		return z
-	}
-	return mayFail(n, z, "it can make a text too long")
-}
-
-// replaceAll leaves s alone if from is empty.
-func replaceAll(m *machine, s, from, to string) (text string, fits bool) {
-	if from == "" {
-		return s, true
-	}
-	n := strings.Count(s, from)
-	if n == 0 {
-		return s, true
-	}
-	size := len(s) + n*(len(to)-len(from))
-	if size > maxText && size > len(s) {
-		return "", false
-	}
-	b := m.alloc(size)[:0]
-	for {
-		before, after, found := strings.Cut(s, from)
-		b = append(b, before...)
-		if !found {
-			return viewText(b), true
-		}
-		b = append(b, to...)
-		s = after
-	}
-}
-
-// splitPart counts parts from 1, or from the end with -1; null if there are not so many.
-func splitPart(c *compiler, n *node, args []code) code {
-	if !c.literal(n, args[2]) {
-		return code{}
-	}
-	part := args[2].value.Int()
-	if part == 0 {
-		return c.problem(args[2].node.pos, "split_part counts from 1, or from the end with -1; got 0")
-	}
-	text, separator := args[0].text, args[1].text
-	return code{typ: textType, text: func(e *stream.Event, m *machine) (string, bool) {
-		s, ok := text(e, m)
-		by, byOK := separator(e, m)
-		if !ok || !byOK {
-			return "", false
-		}
-		return partOf(s, by, part)
-	}}
-}
-
-func partOf(s, by string, n int64) (string, bool) {
-	if by == "" {
-		return s, n == 1 || n == -1
-	}
-	for ; n > 1; n-- {
-		i := strings.Index(s, by)
-		if i < 0 {
-			return "", false
-		}
-		s = s[i+len(by):]
-	}
-	for ; n < -1; n++ {
-		i := strings.LastIndex(s, by)
-		if i < 0 {
-			return "", false
-		}
-		s = s[:i]
-	}
-	if n == 1 {
-		s, _, _ = strings.Cut(s, by)
-		return s, true
-	}
-	if i := strings.LastIndex(s, by); i >= 0 {
-		s = s[i+len(by):]
-	}
-	return s, true
-}
-
-// hash is SHA-256 of the salt, if there is one, and the text behind it, as hexadecimal text.
-func hash(_ *compiler, _ *node, args []code) code {
-	text := args[0].text
-	if len(args) == 1 {
-		return makingText(func(e *stream.Event, m *machine) (string, bool) {
-			s, ok := text(e, m)
-			if !ok {
-				return "", false
-			}
-			return m.hex(sha256.Sum256(viewBytes(s))), true
-		})
-	}
-	salt := args[1].text
-	return makingText(func(e *stream.Event, m *machine) (string, bool) {
-		s, ok := text(e, m)
-		before, saltOK := salt(e, m)
-		if !ok || !saltOK {
-			return "", false
-		}
-		return m.hex(sha256.Sum256(m.join(before, s))), true
-	})
-}
-
-// keyedHash is HMAC-SHA-256 (RFC 2104) as hexadecimal text.
-func keyedHash(c *compiler, n *node, args []code) code {
-	if !c.literal(n, args[1]) {
-		return code{}
-	}
-	inner, outer := pads(args[1].value.Text())
-	text := args[0].text
-	return makingText(func(e *stream.Event, m *machine) (string, bool) {
-		s, ok := text(e, m)
-		if !ok {
-			return "", false
-		}
-		var second [sha256.BlockSize + sha256.Size]byte
-		copy(second[:], outer)
-		first := sha256.Sum256(m.join(inner, s))
-		copy(second[sha256.BlockSize:], first[:])
-		return m.hex(sha256.Sum256(second[:])), true
-	})
-}
-
-// pads are the two blocks that HMAC begins its sums with.
-func pads(key string) (inner, outer string) {
-	if len(key) > sha256.BlockSize {
-		sum := sha256.Sum256([]byte(key))
-		key = string(sum[:])
-	}
-	var i, o [sha256.BlockSize]byte
-	copy(i[:], key)
-	o = i
-	for n := range i {
-		i[n] ^= 0x36
-		o[n] ^= 0x5c
-	}
-	return string(i[:]), string(o[:])
-}
-
-// join is a and b in one piece, until the next join.
-func (m *machine) join(a, b string) []byte {
-	m.scratch = append(append(m.scratch[:0], a...), b...)
-	return m.scratch
-}
-
-func (m *machine) hex(sum [sha256.Size]byte) string {
-	b := m.alloc(2 * len(sum))
-	hex.Encode(b, sum[:])
-	return viewText(b)
 }
 
 // coalesce is the first argument that is not null.
@@ -458,270 +252,4 @@ func pick[T any, F ~func(*stream.Event, *machine) (T, bool)](condition testFn, a
 		}
 		return b(e, m)
 	}
-}
-
-// date is the UTC date as text, 2006-01-02.
-func date(_ *compiler, _ *node, args []code) code {
-	whole := args[0].whole
-	return makingText(func(e *stream.Event, m *machine) (string, bool) {
-		us, ok := whole(e, m)
-		if !ok {
-			return "", false
-		}
-		const room = len("-290308-12-21")
-		return viewText(time.UnixMicro(us).UTC().AppendFormat(m.alloc(room)[:0], time.DateOnly)), true
-	})
-}
-
-// hour is the UTC hour of the day, 0 to 23.
-func hour(_ *compiler, _ *node, args []code) code {
-	whole := args[0].whole
-	return code{typ: intType, whole: func(e *stream.Event, m *machine) (int64, bool) {
-		us, ok := whole(e, m)
-		return floorMod(us, dayUnit) / hourUnit, ok
-	}}
-}
-
-// Units of a timestamp.
-const (
-	secondUnit = 1_000_000
-	minuteUnit = 60 * secondUnit
-	hourUnit   = 60 * minuteUnit
-	dayUnit    = 24 * hourUnit
-)
-
-func floorMod(a, b int64) int64 { return (a%b + b) % b }
-
-// truncate is the beginning of the second, minute, hour, day, week (Monday), month or year, in UTC.
-func truncate(c *compiler, n *node, args []code) code {
-	if !c.literal(n, args[1]) {
-		return code{}
-	}
-	down := truncation(args[1].value.Text())
-	if down == nil {
-		return c.problem(args[1].node.pos, "unknown unit %v; want second, minute, hour, day, week, month or year", args[1].node)
-	}
-	whole := args[0].whole
-	return code{typ: stream.Type{Kind: stream.Timestamp}, whole: func(e *stream.Event, m *machine) (int64, bool) {
-		us, ok := whole(e, m)
-		if !ok {
-			return 0, false
-		}
-		return down(us), true
-	}}
-}
-
-func truncation(unit string) func(us int64) int64 {
-	to := func(unit, offset int64) func(int64) int64 {
-		return func(us int64) int64 { return us - floorMod(us-offset, unit) }
-	}
-	switch unit {
-	case "second":
-		return to(secondUnit, 0)
-	case "minute":
-		return to(minuteUnit, 0)
-	case "hour":
-		return to(hourUnit, 0)
-	case "day":
-		return to(dayUnit, 0)
-	case "week":
-		return to(7*dayUnit, 4*dayUnit) // 1970-01-05 was a Monday
-	case "month":
-		return func(us int64) int64 {
-			year, month, _ := time.UnixMicro(us).UTC().Date()
-			return time.Date(year, month, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
-		}
-	case "year":
-		return func(us int64) int64 {
-			return time.Date(time.UnixMicro(us).UTC().Year(), 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
-		}
-	}
-	return nil
-}
-
-// toTimestamp reads RFC 3339.
-func toTimestamp(c *compiler, n *node, args []code) code {
-	text, failure := args[0].text, c.failure(n.pos, "timestamp: the text is not a time as RFC 3339 writes it, 2006-01-02T15:04:05Z")
-	z := code{typ: stream.Type{Kind: stream.Timestamp}, whole: func(e *stream.Event, m *machine) (int64, bool) {
-		s, ok := text(e, m)
-		if !ok {
-			return 0, false
-		}
-		t, err := time.Parse(time.RFC3339Nano, s)
-		if err != nil {
-			m.fail(failure)
-		}
-		return t.UnixMicro(), true
-	}}
-	return mayFail(n, z, "not every text is a time")
-}
-
-// toText writes any value as the sinks do that only have texts.
-func toText(c *compiler, n *node, args []code) code {
-	x := args[0]
-	if x.typ.Kind == stream.Null {
-		return null()
-	}
-	if x.text != nil {
-		return code{typ: textType, text: x.text}
-	}
-	value, t := x.store(x.typ), x.typ
-	z := makingText(func(e *stream.Event, m *machine) (string, bool) {
-		v := value(e, m)
-		if v.IsNull() {
-			return "", false
-		}
-		m.scratch = v.AppendText(m.scratch[:0], t)
-		b := m.alloc(len(m.scratch))
-		copy(b, m.scratch)
-		return viewText(b), true
-	})
-	if t.Kind == stream.Float && x.column == 0 {
-		return mayFail(n, z, "the number may not be finite")
-	}
-	return z
-}
-
-func toInt(c *compiler, n *node, args []code) code {
-	text, failure := args[0].text, c.failure(n.pos, "int: the text is not a whole number of 64 bits")
-	z := code{typ: intType, whole: func(e *stream.Event, m *machine) (int64, bool) {
-		s, ok := text(e, m)
-		if !ok {
-			return 0, false
-		}
-		i, err := strconv.ParseInt(s, 10, 64)
-		if err != nil {
-			m.fail(failure)
-		}
-		return i, true
-	}}
-	return mayFail(n, z, "not every text is a number")
-}
-
-func toFloat(c *compiler, n *node, args []code) code {
-	x := args[0]
-	if x.typ.Kind == stream.Null {
-		return null()
-	}
-	if isNumber(x.typ) {
-		return code{typ: floatType, float: c.as(x, floatType).float}
-	}
-	if x.typ.Kind != stream.String {
-		return c.problem(x.node.pos, "float wants a string or a number, and %v is %s", x.node, describe(x))
-	}
-	failure := c.failure(n.pos, "float: the text is not a decimal number within the range of floats")
-	z := code{typ: floatType, float: func(e *stream.Event, m *machine) (float64, bool) {
-		s, ok := x.text(e, m)
-		if !ok {
-			return 0, false
-		}
-		f, err := strconv.ParseFloat(s, 64)
-		if err != nil || strings.Trim(s, "+-.0123456789eE") != "" {
-			m.fail(failure)
-		}
-		return f, true
-	}}
-	return mayFail(n, z, "not every text is a number")
-}
-
-// round is the nearest int, or the nearest decimal with so many places; half away from zero, of the number as it is written.
-func round(c *compiler, n *node, args []code) code {
-	x, places := args[0], uint8(0)
-	if x.typ.Kind == stream.Null {
-		return null()
-	}
-	if !isNumber(x.typ) {
-		return c.problem(x.node.pos, "round wants a number, and %v is %s", x.node, describe(x))
-	}
-	z := code{typ: intType}
-	if len(args) == 2 {
-		if !c.literal(n, args[1]) {
-			return code{}
-		}
-		i := args[1].value.Int()
-		if i < 0 || i > 18 {
-			return c.problem(args[1].node.pos, "round to %d places; want 0 to 18", i)
-		}
-		places = uint8(i)
-		z.typ = stream.Type{Kind: stream.Decimal, Precision: 18, Scale: places}
-	}
-	failure := c.failure(n.pos, "round: the result is beyond 64 bits")
-	if x.typ.Kind == stream.Float {
-		float := x.float
-		z.whole = func(e *stream.Event, m *machine) (int64, bool) {
-			f, ok := float(e, m)
-			if !ok {
-				return 0, false
-			}
-			v, fits := roundFloat(f, places)
-			if !fits {
-				m.fail(failure)
-			}
-			return v, true
-		}
-		return mayFail(n, z, "overflow")
-	}
-	if x.typ.Scale <= places {
-		y := c.as(x, stream.Type{Kind: stream.Decimal, Precision: 18, Scale: places})
-		z.whole = y.whole
-		z.inherit([]code{y})
-		return z
-	}
-	whole, unit := x.whole, power10(x.typ.Scale-places)
-	z.whole = func(e *stream.Event, m *machine) (int64, bool) {
-		i, ok := whole(e, m)
-		return divideRound(i, unit), ok
-	}
-	return z
-}
-
-// divideRound is i/unit to the nearest, half away from zero.
-func divideRound(i, unit int64) int64 {
-	q, r := i/unit, i%unit
-	switch {
-	case r >= unit-r && r > 0:
-		q++
-	case -r >= unit+r && r < 0:
-		q--
-	}
-	return q
-}
-
-// roundFloat rounds the shortest decimal text of f, which is what a person sees: 1.005 becomes 1.01, although the float is
-// a little less than that.
-func roundFloat(f float64, places uint8) (int64, bool) {
-	if math.IsInf(f, 0) || math.IsNaN(f) {
-		return 0, false
-	}
-	var room [32]byte
-	text := strconv.AppendFloat(room[:0], f, 'e', -1, 64) // -d.ddde+xx
-	mantissa, exponent, _ := strings.Cut(viewText(text), "e")
-	shift, _ := strconv.Atoi(exponent)
-	var digits int64
-	negative, fraction := false, false
-	for _, c := range []byte(mantissa) {
-		switch {
-		case c == '-':
-			negative = true
-		case c == '.':
-			fraction = true
-		default:
-			digits = 10*digits + int64(c-'0')
-			if fraction {
-				shift--
-			}
-		}
-	}
-	if negative {
-		digits = -digits
-	}
-	switch shift += int(places); {
-	case digits == 0 || shift < -18:
-		return 0, true
-	case shift > 18:
-		return 0, false
-	case shift < 0:
-		return divideRound(digits, power10(uint8(-shift))), true
-	}
-	return multiply(digits, power10(uint8(shift)))
 }

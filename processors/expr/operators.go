@@ -18,26 +18,35 @@ func (c *compiler) comparison(n *node, args []code) code {
 	}
 	t, ok := unify(args...)
 	if !ok {
-		return c.problem(n.pos, "%v is %s and %v is %s; they cannot be compared", args[0].node, describe(args[0]), args[1].node, describe(args[1]))
+		return c.problem(n.pos, "%v is %s and %v is %s; they cannot be compared%s", args[0].node, describe(args[0]), args[1].node, describe(args[1]), timeHint(args))
 	}
 	switch t.Kind {
 	case stream.String:
 		if i, s := args[0].column, args[1]; i > 0 && s.constant && !ordered {
-			return code{typ: boolType, test: equalColumn(i-1, s.value.Text(), n.op == "==")}
+			return code{typ: of(stream.Bool), test: equalColumn(i-1, s.value.Text(), n.op == "==")}
 		}
-		return code{typ: boolType, test: compare(n.op, args[0].text, args[1].text)}
+		return code{typ: of(stream.Bool), test: compare(n.op, args[0].text, args[1].text)}
 	case stream.Float:
-		return code{typ: boolType, test: compare(n.op, c.as(args[0], t).float, c.as(args[1], t).float)}
+		return code{typ: of(stream.Bool), test: compare(n.op, c.as(args[0], t).float, c.as(args[1], t).float)}
 	case stream.Int, stream.Timestamp:
-		return code{typ: boolType, test: compare(n.op, args[0].whole, args[1].whole)}
+		return code{typ: of(stream.Bool), test: compare(n.op, args[0].whole, args[1].whole)}
 	case stream.Decimal:
-		return code{typ: boolType, test: compareScaled(n.op, c.decimal(args[0]), c.decimal(args[1]))}
+		return code{typ: of(stream.Bool), test: compareScaled(n.op, c.decimal(args[0]), c.decimal(args[1]))}
 	case stream.Bool:
 		if !ordered {
-			return code{typ: boolType, test: compare(n.op, truths(args[0].test), truths(args[1].test))}
+			return code{typ: of(stream.Bool), test: compare(n.op, truths(args[0].test), truths(args[1].test))}
 		}
 	}
 	return c.problem(n.pos, "%v is %s; %s does not apply, only == null and != null", args[0].node, describe(args[0]), n.op)
+}
+
+// timeHint says how a time is written.
+func timeHint(args []code) string {
+	a, b := args[0].typ.Kind, args[1].typ.Kind
+	if a == stream.Timestamp && b == stream.String || a == stream.String && b == stream.Timestamp {
+		return `; write timestamp("2006-01-02T15:04:05Z")`
+	}
+	return ""
 }
 
 // isNull says that x is null for every event.
@@ -52,7 +61,7 @@ func nullComparison(op string, x, other code) code {
 		x = other
 	}
 	null, want := x.nullTest(), op == "=="
-	return code{typ: boolType, test: func(e *stream.Event, m *machine) truth { return truthOf(null(e, m) == want) }}
+	return code{typ: of(stream.Bool), test: func(e *stream.Event, m *machine) truth { return truthOf(null(e, m) == want) }}
 }
 
 // nullTest evaluates x for being null only.
@@ -123,7 +132,7 @@ func compare[T cmp.Ordered](op string, left, right func(*stream.Event, *machine)
 // decimal is x, an exact number, with the scale it has.
 func (c *compiler) decimal(x code) code {
 	if x.exact != nil {
-		return c.as(x, stream.Type{Kind: stream.Decimal, Precision: 18, Scale: x.exact.scale})
+		return c.as(x, decimal18(x.exact.scale))
 	}
 	return x
 }
@@ -156,7 +165,7 @@ func rescaleConstant(x code, scale uint8) code {
 	if !fits {
 		return x
 	}
-	return constant(stream.Type{Kind: stream.Decimal, Precision: 18, Scale: scale}, stream.DecimalValue(scaled))
+	return constant(decimal18(scale), stream.DecimalValue(scaled))
 }
 
 // sign says whether a comparison holds, by the sign of the difference.
@@ -219,13 +228,13 @@ func (c *compiler) membership(n *node, x code, items []code) code {
 		}
 	}
 	if len(texts) == len(items) && len(texts) > 4 {
-		text := c.as(x, textType).text
-		return code{typ: boolType, test: func(e *stream.Event, m *machine) truth {
+		text := c.as(x, of(stream.String)).text
+		return code{typ: of(stream.Bool), test: func(e *stream.Event, m *machine) truth {
 			s, ok := text(e, m)
 			return truthOf(ok && texts[s])
 		}}
 	}
-	return code{typ: boolType, test: func(e *stream.Event, m *machine) truth {
+	return code{typ: of(stream.Bool), test: func(e *stream.Event, m *machine) truth {
 		for _, test := range tests {
 			if test(e, m) == yes {
 				return yes
@@ -250,7 +259,7 @@ func (c *compiler) arithmetic(n *node, args []code) code {
 	case t.Kind == stream.Null:
 		return null()
 	case op == "/":
-		t = floatType
+		t = of(stream.Float)
 	case t.Kind != stream.Float:
 		return c.exactArithmetic(n, op, c.decimal(c.as(args[0], orInt(args[0].typ))), c.decimal(c.as(args[1], orInt(args[1].typ))))
 	}
@@ -267,14 +276,14 @@ func hint(op string, x code) string {
 // orInt is the type to compute with.
 func orInt(t stream.Type) stream.Type {
 	if t.Kind == stream.Null {
-		return intType
+		return of(stream.Int)
 	}
 	return t
 }
 
 func (c *compiler) floatArithmetic(n *node, op string, x, y code) code {
 	left, right := x.float, y.float
-	z := code{typ: floatType}
+	z := code{typ: of(stream.Float)}
 	switch op {
 	case "+":
 		z.float = func(e *stream.Event, m *machine) (float64, bool) {
@@ -339,9 +348,9 @@ func (c *compiler) exactArithmetic(n *node, op string, x, y code) code {
 	if scale > 18 {
 		return c.problem(n.pos, "the product has %d decimal places; want at most 18: round one side", scale)
 	}
-	z := code{typ: intType}
+	z := code{typ: of(stream.Int)}
 	if x.typ.Kind == stream.Decimal || y.typ.Kind == stream.Decimal {
-		z.typ = stream.Type{Kind: stream.Decimal, Precision: 18, Scale: scale}
+		z.typ = decimal18(scale)
 	}
 	calculate, why := add, overflow
 	switch op {

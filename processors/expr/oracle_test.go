@@ -660,7 +660,7 @@ func agree(t *testing.T, x *Expr, e *stream.Event, b *stream.Batch) {
 		got = show(v, x.Type())
 	}
 	if got != want && strings.Trim(got, "-0.") != strings.Trim(want, "-0.") { // -0 is 0
-		t.Fatalf("%v\n got %s\nwant %s\nprice %v, quantity %v", x, got, want, show(e.Values[stream.Price], floatType), show(e.Values[stream.Quantity], intType))
+		t.Fatalf("%v\n got %s\nwant %s\nprice %v, quantity %v", x, got, want, show(e.Values[stream.Price], of(stream.Float)), show(e.Values[stream.Quantity], of(stream.Int)))
 	}
 	again, err := Compile(x.String(), b.Schema)
 	if err != nil || again.String() != x.String() {

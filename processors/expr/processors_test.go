@@ -161,7 +161,7 @@ func TestMapAssignsInOrder(t *testing.T) {
 	const user = "7adc9b15b8cc6e0ff60a9a5dbba2a09f5bf3ab6b1c5ba6a8bbe0c9d1ab3d8ea6"
 	for name, want := range map[string]string{
 		"country": "DE", "cost": "6.00", "price": "5.1", "score": "6", "query": "null", "rate": "1.500000",
-		"page": strings.ReplaceAll(e.Properties, "\n", `\n`), "region": `café 😀\n`, "title": show(e.Values[stream.User], textType) + "!",
+		"page": strings.ReplaceAll(e.Properties, "\n", `\n`), "region": `café 😀\n`, "title": show(e.Values[stream.User], of(stream.String)) + "!",
 	} {
 		i, _ := schema.Lookup(name)
 		if got := strings.ReplaceAll(show(e.Values[i], schema.Columns[i].Type), "\n", `\n`); got != want {

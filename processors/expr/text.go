@@ -61,104 +61,159 @@ func mapUnicode(m *machine, s string, change func(rune) rune) string {
 	return viewText(b)
 }
 
-// splitURL is authority (null if there is none), path and query of a URL reference (RFC 3986, appendix B).
-func splitURL(s string) (authority string, absolute bool, path, query string) {
-	s, _, _ = strings.Cut(s, "#")
-	s, query, _ = strings.Cut(s, "?")
-	if i := strings.IndexByte(s, ':'); i > 0 && strings.IndexByte(s[:i], '/') < 0 && isScheme(s[:i]) {
-		s = s[i+1:]
-	}
-	rest, absolute := strings.CutPrefix(s, "//")
-	if !absolute {
-		return "", false, s, query
-	}
-	if i := strings.IndexByte(rest, '/'); i >= 0 {
-		return rest[:i], true, rest[i:], query
-	}
-	return rest, true, "/", query
-}
+func trim(s string) string { return strings.TrimSpace(s) }
 
-func isScheme(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; !isLetter(c) && (i == 0 || !isDigit(c) && c != '+' && c != '-' && c != '.') || c == '_' {
-			return false
-		}
-	}
-	return true
-}
-
-// host is the host of a URL without user and port, in lower case; null if it has none.
-func host(m *machine, s string) (string, bool) {
-	authority, _, _, _ := splitURL(s)
-	h := authority[strings.LastIndexByte(authority, '@')+1:]
-	if end := strings.IndexByte(h, ']'); strings.HasPrefix(h, "[") && end > 0 {
-		h = h[1:end]
-	} else if i := strings.IndexByte(h, ':'); i >= 0 {
-		h = h[:i]
-	}
-	return lower(m, h), h != ""
-}
-
-// urlPath is the path of a URL as it is written.
-func urlPath(s string) string {
-	_, _, path, _ := splitURL(s)
-	return path
-}
-
-// param is the first query parameter of a name, decoded; null if there is none.
-func param(_ *compiler, _ *node, args []code) code {
-	text, name := args[0].text, args[1].text
+func concat(_ *compiler, _ *node, args []code) code {
 	return makingText(func(e *stream.Event, m *machine) (string, bool) {
-		s, ok := text(e, m)
-		key, keyOK := name(e, m)
-		if !ok || !keyOK {
+		var few [4]string
+		parts, size, whole := few[:0], 0, true
+		for i := range args {
+			s, ok := args[i].text(e, m)
+			parts = append(parts, s)
+			size += len(s)
+			whole = whole && ok
+		}
+		if !whole {
 			return "", false
 		}
-		return findParam(m, s, key)
+		b := m.alloc(size)[:0]
+		for _, s := range parts {
+			b = append(b, s...)
+		}
+		return viewText(b), true
 	})
 }
 
-func findParam(m *machine, s, key string) (string, bool) {
-	_, _, _, query := splitURL(s)
-	for query != "" {
-		var pair string
-		pair, query, _ = strings.Cut(query, "&")
-		name, value, _ := strings.Cut(pair, "=")
-		if pair != "" && (name == key || unescape(m, name) == key) {
-			return unescape(m, value), true
-		}
-	}
-	return "", false
+func length(_ *compiler, _ *node, args []code) code {
+	text := args[0].text
+	return code{typ: of(stream.Int), whole: func(e *stream.Event, m *machine) (int64, bool) {
+		s, ok := text(e, m)
+		return int64(utf8.RuneCountInString(s)), ok
+	}}
 }
 
-// unescape decodes + and %XX; what is not an escape stays.
-func unescape(m *machine, s string) string {
-	at := strings.IndexAny(s, "+%")
-	if at < 0 {
-		return s
-	}
-	b := append(m.alloc(len(s))[:0], s[:at]...)
-	for i := at; i < len(s); i++ {
-		switch {
-		case s[i] == '+':
-			b = append(b, ' ')
-		case s[i] == '%' && i+2 < len(s) && isHex(s[i+1]) && isHex(s[i+2]):
-			b = append(b, fromHex(s[i+1])<<4|fromHex(s[i+2]))
-			i += 2
-		default:
-			b = append(b, s[i])
+// maxText is the most bytes that replace makes: in a few steps it could make any number of a small event.
+const maxText = 1 << 20
+
+func replace(c *compiler, n *node, args []code) code {
+	text, from, to := args[0].text, args[1].text, args[2].text
+	failure := c.failure(n.pos, "replace: the result is longer than 1 MiB")
+	z := makingText(func(e *stream.Event, m *machine) (string, bool) {
+		s, ok := text(e, m)
+		before, beforeOK := from(e, m)
+		after, afterOK := to(e, m)
+		if !ok || !beforeOK || !afterOK {
+			return "", false
 		}
+		r, fits := replaceAll(m, s, before, after)
+		if !fits {
+			m.fail(failure)
+		}
+		return r, true
+	})
+	if args[1].constant && args[2].constant && len(args[1].value.Text()) >= len(args[2].value.Text()) {
+		return z
 	}
-	return validText(b)
+	return mayFail(n, z, "it can make a text too long")
 }
 
-func isHex(c byte) bool { return isDigit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }
-
-func fromHex(c byte) byte {
-	if isDigit(c) {
-		return c - '0'
+// replaceAll leaves s alone if from is empty.
+func replaceAll(m *machine, s, from, to string) (text string, fits bool) {
+	if from == "" {
+		return s, true
 	}
-	return c | 0x20 - 'a' + 10
+	n := strings.Count(s, from)
+	if n == 0 {
+		return s, true
+	}
+	size := len(s) + n*(len(to)-len(from))
+	if size > maxText && size > len(s) {
+		return "", false
+	}
+	b := m.alloc(size)[:0]
+	for {
+		before, after, found := strings.Cut(s, from)
+		b = append(b, before...)
+		if !found {
+			return viewText(b), true
+		}
+		b = append(b, to...)
+		s = after
+	}
+}
+
+// splitPart counts parts from 1, or from the end with -1; null if there are not so many.
+func splitPart(c *compiler, n *node, args []code) code {
+	if !c.literal(n, args[2]) {
+		return code{}
+	}
+	part := args[2].value.Int()
+	if part == 0 {
+		return c.problem(args[2].node.pos, "split_part counts from 1, or from the end with -1; got 0")
+	}
+	text, separator := args[0].text, args[1].text
+	return code{typ: of(stream.String), text: func(e *stream.Event, m *machine) (string, bool) {
+		s, ok := text(e, m)
+		by, byOK := separator(e, m)
+		if !ok || !byOK {
+			return "", false
+		}
+		return partOf(s, by, part)
+	}}
+}
+
+func partOf(s, by string, n int64) (string, bool) {
+	if by == "" {
+		return s, n == 1 || n == -1
+	}
+	for ; n > 1; n-- {
+		i := strings.Index(s, by)
+		if i < 0 {
+			return "", false
+		}
+		s = s[i+len(by):]
+	}
+	for ; n < -1; n++ {
+		i := strings.LastIndex(s, by)
+		if i < 0 {
+			return "", false
+		}
+		s = s[:i]
+	}
+	if n == 1 {
+		s, _, _ = strings.Cut(s, by)
+		return s, true
+	}
+	if i := strings.LastIndex(s, by); i >= 0 {
+		s = s[i+len(by):]
+	}
+	return s, true
+}
+
+// toText writes any value as the sinks do that only have texts.
+func toText(c *compiler, n *node, args []code) code {
+	x := args[0]
+	if x.typ.Kind == stream.Null {
+		return null()
+	}
+	if x.text != nil {
+		return code{typ: of(stream.String), text: x.text}
+	}
+	value, t := x.store(x.typ), x.typ
+	z := makingText(func(e *stream.Event, m *machine) (string, bool) {
+		v := value(e, m)
+		if v.IsNull() {
+			return "", false
+		}
+		m.scratch = v.AppendText(m.scratch[:0], t)
+		b := m.alloc(len(m.scratch))
+		copy(b, m.scratch)
+		return viewText(b), true
+	})
+	if t.Kind == stream.Float && x.column == 0 {
+		return mayFail(n, z, "the number may not be finite")
+	}
+	return z
 }
 
 // validText is b as a text of valid UTF-8.

@@ -81,7 +81,7 @@ func matches(c *compiler, n *node, args []code) code {
 		match = func(s string) bool { return strings.Contains(s, prefix) }
 	}
 	text := args[0].text
-	return code{typ: boolType, test: func(e *stream.Event, m *machine) truth {
+	return code{typ: of(stream.Bool), test: func(e *stream.Event, m *machine) truth {
 		s, ok := text(e, m)
 		return truthOf(ok && match(s))
 	}}
