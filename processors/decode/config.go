@@ -193,10 +193,14 @@ func (v *validator) columns() {
 				v.problem("%s is not valid: %w", key, err)
 			}
 		}
-		if column.Path != "" {
+		i, known := wellKnown.Lookup(name)
+		switch {
+		case column.Path != "":
 			v.path(key+".path", column.Path)
+		case !known:
+			v.path(key, name)
 		}
-		if i, ok := wellKnown.Lookup(name); ok {
+		if known {
 			if other := v.taken[i]; other != "" {
 				v.problem("%s is the same column as %s; want one of them", key, other)
 			}

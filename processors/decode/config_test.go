@@ -31,7 +31,7 @@ time.unit is "h"; want s, ms, us or ns`},
 		}},
 			`columns._d is not valid: column name "_d" is reserved
 columns.a.type is missing; want string, int, float, bool, timestamp, decimal(precision,scale), list or json
-columns.b.type is not valid: unknown type "number"; want one of string, int, float, bool, timestamp, decimal(precision,scale), list, json
+columns.b.type is not valid: unknown type "number"; want one of string, int, float, bool, timestamp, list, json, decimal(precision,scale)
 columns.bot.path cannot be set: bot is judged by user_agent
 columns.c.path is "x..y"; want the name of a property, or names with single dots between
 columns.event_time is not valid: column "event_time" is always of type timestamp
@@ -55,8 +55,9 @@ fields.usr is no well-known column; want one of id, type, time, user, anonymous,
 csv.delimiter is "||"; want one ASCII character that is no quote and no line end
 csv.columns[1] is ""; want a name that is there once
 csv.columns[2] is "a"; want a name that is there once`},
-		{"combined", decode.Config{Format: "combined", Columns: columns{"code": {Path: "code", Type: "int"}}},
-			`columns.code.path is "code", which no line has; want one of remote_host, ident, remote_user, time, method, path, protocol, request, status, bytes, referrer, user_agent, extra`},
+		{"combined", decode.Config{Format: "combined", Columns: columns{"code": {Path: "code", Type: "int"}, "size": {Type: "int"}, "bytes": {Type: "int"}, "price": {Type: "float"}}},
+			`columns.code.path is "code", which no line has; want one of remote_host, ident, remote_user, time, method, path, protocol, request, status, bytes, referrer, user_agent, extra
+columns.size is "size", which no line has; want one of remote_host, ident, remote_user, time, method, path, protocol, request, status, bytes, referrer, user_agent, extra`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := ""
