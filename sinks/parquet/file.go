@@ -200,8 +200,13 @@ func (f *file) footer(provenance string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	copy(footer[at:], fmt.Sprintf("%0*x", sealDigits, crc32.Checksum(footer, crc32.MakeTable(crc32.Castagnoli))))
+	copy(footer[at:], sealOf(footer))
 	return footer, nil
+}
+
+// sealOf is the seal of a footer that has zeros in its place.
+func sealOf(footer []byte) string {
+	return fmt.Sprintf("%0*x", sealDigits, crc32.Checksum(footer, crc32.MakeTable(crc32.Castagnoli)))
 }
 
 // findSeal returns where the seal's digits stand in a footer.

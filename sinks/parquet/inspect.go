@@ -1,6 +1,7 @@
 package parquet
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -8,7 +9,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -180,14 +180,11 @@ func checkSeal(footer []byte) error {
 	if err != nil {
 		return err
 	}
-	digits := string(footer[at : at+sealDigits])
-	sum, err := strconv.ParseUint(digits, 16, 32)
-	if err != nil {
-		return damaged("its footer was edited")
-	}
+	digits := bytes.Clone(footer[at : at+sealDigits])
 	copy(footer[at:], strings.Repeat("0", sealDigits))
-	defer copy(footer[at:], digits)
-	if uint32(sum) != crc32.Checksum(footer, crc32.MakeTable(crc32.Castagnoli)) {
+	sum := sealOf(footer)
+	copy(footer[at:], digits)
+	if string(digits) != sum {
 		return damaged("its footer was edited")
 	}
 	return nil
