@@ -18,9 +18,26 @@ func (c corpus) add(value []byte) corpus {
 	return append(c, stream.Record{Value: value, Time: took(), Pos: stream.OffsetPosition(uint64(len(c)))})
 }
 
-func retailEvents(t testing.TB) (c corpus) {
-	for _, line := range readLines(t, "../../testenv/data/online-retail-sample-events.jsonl.gz") {
+func corpusOf(t testing.TB, file string) (c corpus) {
+	for _, line := range readLines(t, file) {
 		c = c.add(line)
+	}
+	return c
+}
+
+func retailLines(t testing.TB) corpus {
+	c := corpusOf(t, "testdata/online-retail.csv")
+	for i := range c {
+		c[i].Headers = []stream.Header{{Key: decode.CSVHeader, Value: c[0].Value}}
+	}
+	return c[1:]
+}
+
+func accessLog(t testing.TB) (c corpus) {
+	for _, line := range readLines(t, "testdata/access.log") {
+		if line[len(line)-1] == '"' {
+			c = c.add(line)
+		}
 	}
 	return c
 }
@@ -67,9 +84,55 @@ func benchmark(b *testing.B, cfg decode.Config, c corpus) {
 	run(b.N)
 }
 
-func BenchmarkJSONRetail(b *testing.B)    { benchmark(b, decode.Config{}, retailEvents(b)) }
+func BenchmarkJSONRetail(b *testing.B) {
+	benchmark(b, decode.Config{}, corpusOf(b, "testdata/online-retail.jsonl"))
+}
 func BenchmarkJSONAgents14(b *testing.B)  { benchmark(b, decode.Config{}, clicks(14)) }
 func BenchmarkJSONAgents20k(b *testing.B) { benchmark(b, decode.Config{}, clicks(20_000)) }
+
+func BenchmarkCSVRetail(b *testing.B) { benchmark(b, retail(), retailLines(b)) }
+func BenchmarkCombined(b *testing.B) {
+	benchmark(b, decode.Config{Format: decode.Combined}, accessLog(b))
+}
+
+// BenchmarkJSONEscaped has what takes the slow way: escapes, text that is not ASCII, a nested column, numbers in text.
+func BenchmarkJSONEscaped(b *testing.B) { benchmark(b, rules(), escaped()) }
+
+func escaped() (c corpus) {
+	for i := range 1000 {
+		c = c.add(fmt.Appendf(nil, `{"event_id":"%d","query":"caf\u00e9 \"noir\"","country":"Österreich","page":{"url":"\/a\/%d","title":"Füße"},"price":"2.50","i":"%d","x":"\n"}`, i, i, i))
+	}
+	return c
+}
+
+func TestSteadyStateDoesNotAllocate(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		config decode.Config
+		corpus corpus
+	}{
+		{"json", decode.Config{}, corpusOf(t, "testdata/online-retail.jsonl")},
+		{"clicks", decode.Config{}, clicks(14)[:1000]},
+		{"escaped", rules(), escaped()},
+		{"csv", retail(), retailLines(t)},
+		{"combined", decode.Config{Format: decode.Combined}, accessLog(t)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMaker(t, c.config)
+			batch := stream.NewBatch(m.schema)
+			if n := testing.AllocsPerRun(5, func() {
+				batch.Reset()
+				for i := range c.corpus {
+					if err := m.Decode(&c.corpus[i], batch); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}); n > 0 {
+				t.Errorf("%v allocations for %d events", n, len(c.corpus))
+			}
+		})
+	}
+}
 
 // BenchmarkEncodingJSON is what the standard library takes for the same: the well-known fields into a struct, and all of it
 // into a map for the rest.

@@ -26,7 +26,7 @@ type bots struct {
 }
 
 // maxVerdicts times 8 bytes is the memory of the verdicts of one pipeline. A second agent with the same place only costs the
-// automaton's time, and two agents with the same 63 bits of hash are not to be expected before the 2^31st.
+// automaton's time. One with the same hash would get the other's verdict: a chance of 1 in 2^63 for each new agent.
 const maxVerdicts = 1 << 16
 
 // Symbols around an agent, which patterns can be tied to, are classes of their own.
