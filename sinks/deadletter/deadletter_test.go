@@ -166,6 +166,20 @@ func TestADamagedFileIsNamedAndTheOthersAreRead(t *testing.T) {
 	if err := store.Put(t.Context(), "date=1/edited.jsonl", bytes.Replace(data, []byte(`"v"`), []byte(`"w"`), 1)); err != nil {
 		t.Fatal(err)
 	}
+	cased := bytes.Replace(data, []byte(`{"provenance":{"pipeline"`), []byte(`{"provenance":{"Pipeline"`), 1)
+	for _, damage := range [][]byte{cased, data[:len(data)-1], append([]byte("{}\n"), data...)} {
+		if err := store.Put(t.Context(), key, damage); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range deadletter.Read(t.Context(), store, key) {
+			if !errors.Is(err, deadletter.ErrDamaged) {
+				t.Errorf("read of %q yields %v; want it to be damaged", damage, err)
+			}
+		}
+	}
+	if err := store.Put(t.Context(), key, data); err != nil {
+		t.Fatal(err)
+	}
 	letters, errs := 0, 0
 	for l, err := range deadletter.Read(t.Context(), store, "") {
 		switch {

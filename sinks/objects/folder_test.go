@@ -2,6 +2,7 @@ package objects_test
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -148,6 +149,9 @@ func TestAFullDiskIsWaitedFor(t *testing.T) {
 			t.Fatalf("send returns %v; want a full disk, not for good", err)
 		}
 	}
+	// What an attempt leaves that fails half-way.
+	file.WriteAt(noise(3<<20, 9), 2<<20)
+	file.Seek(1<<20, io.SeekCurrent)
 	objects.SwapFile(u, file)
 	ticket, err := u.Seal(t.Context(), nil)
 	if err != nil {

@@ -50,10 +50,12 @@ func openBucket(ctx context.Context, p place, o Options) (*bucket, error) {
 		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
 		config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),
 		config.WithRetryer(func() aws.Retryer {
-			// A second attempt at once, for the idle connection that the server closed as we used it. Everything else is the
-			// engine's: its back-off is visible in the metrics, has no end, and its deadline is meant for one attempt.
+			// A second attempt at once when no answer came, for the idle connection that the server closed as we used it.
+			// Everything else is the engine's: its back-off is visible in the metrics and has no end, and its deadline is meant
+			// for one attempt.
 			return retry.NewStandard(func(o *retry.StandardOptions) {
-				o.MaxAttempts, o.MaxBackoff, o.RateLimiter = 2, 50*time.Millisecond, ratelimit.None
+				o.MaxAttempts, o.MaxBackoff, o.RateLimiter = 2, 10*time.Millisecond, ratelimit.None
+				o.Retryables = []retry.IsErrorRetryable{retry.NoRetryCanceledError{}, retry.RetryableConnectionError{}}
 			})
 		}),
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {

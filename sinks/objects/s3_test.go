@@ -244,7 +244,7 @@ func TestSendDoesNotWaitForTheNetwork(t *testing.T) {
 
 func TestAPartThatHangsIsSentAgain(t *testing.T) {
 	_, proxy := faulty(t, faults.Options{Delay: time.Hour})
-	s, err := objects.Open(t.Context(), "s3://lake/x", objects.Options{PartTimeout: 50 * time.Millisecond})
+	s, err := objects.Open(t.Context(), "s3://lake/x", objects.Options{PartTimeout: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,6 +273,34 @@ func TestDiscardLeavesNoUpload(t *testing.T) {
 	}
 	if err := s.Probe(t.Context()); err != nil || unfinished(t, srv) != 0 {
 		t.Errorf("after Probe (%v) %d uploads are left", err, unfinished(t, srv))
+	}
+}
+
+func TestAnObjectThatIsReplacedWhileItIsReadIsNotMixed(t *testing.T) {
+	_, proxy := faulty(t, faults.Options{})
+	s := open(t, "s3://lake/x")
+	if err := s.Put(t.Context(), "k", noise(4<<20, 1)); err != nil {
+		t.Fatal(err)
+	}
+	o, err := s.Open(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	p := make([]byte, 8)
+	for _, off := range []int64{4<<20 - 8, 4<<20 - 500<<10} { // a footer, and what it points to
+		if _, err := o.ReadAt(p, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := proxy.Seen("GetObject"); n != 1 {
+		t.Errorf("the end of the object took %d requests; want 1", n)
+	}
+	if err := s.Put(t.Context(), "k", noise(4<<20, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.ReadAt(p, 0); err == nil {
+		t.Error("a read of what is there now succeeds")
 	}
 }
 

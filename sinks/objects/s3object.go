@@ -51,7 +51,7 @@ func (o *remoteObject) ReadAt(p []byte, off int64) (int, error) {
 func (o *remoteObject) load(off, end int64) error {
 	from := off
 	if off+readAhead >= o.size {
-		from = max(0, min(off, o.size-readAhead))
+		from = max(0, o.size-readAhead)
 	}
 	to := max(end, min(from+readAhead, o.size))
 	data := make([]byte, to-from)

@@ -35,7 +35,6 @@ type multipart struct {
 	ended   chan *part // has room for all that run
 
 	failed error // for good
-	ticket *Ticket
 }
 
 // part is one part of an upload.
@@ -229,9 +228,6 @@ func (b *bucket) sendPart(ctx context.Context, key, upload string, number int32,
 }
 
 func (u *multipart) Seal(ctx context.Context, meta map[string]string) (Ticket, error) {
-	if u.ticket != nil {
-		return *u.ticket, nil
-	}
 	if u.failed != nil {
 		return Ticket{}, u.failed
 	}
@@ -255,7 +251,6 @@ func (u *multipart) Seal(ctx context.Context, meta map[string]string) (Ticket, e
 		t.Size += p.size
 	}
 	u.stop()
-	u.ticket = &t
 	return t, nil
 }
 
@@ -269,7 +264,13 @@ func (u *multipart) Discard(ctx context.Context) {
 	for u.running > 0 {
 		u.back(<-u.ended) // they were told to stop
 	}
-	if err := u.b.abort(ctx, u.key, u.id); err != nil {
+	var err error
+	for range 3 { // a server may still be busy with a part that we gave up
+		if err = u.b.abort(ctx, u.key, u.id); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
 		u.b.o.Log.Debug("an upload is left to the bucket's lifecycle", "key", u.key, "error", err)
 	}
 }
