@@ -30,6 +30,7 @@ type command struct {
 // commands in the order of the help.
 func commands() []command {
 	return []command{
+		{"dev", devHelp, dev},
 		{"run", runHelp, runPipeline},
 		{"lint", lintHelp, lint},
 		{"verify", verifyHelp, verify},

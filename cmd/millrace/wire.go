@@ -13,6 +13,7 @@ import (
 	"github.com/millrace-io/millrace/sinks/parquet"
 	"github.com/millrace-io/millrace/sources/files"
 	"github.com/millrace-io/millrace/sources/kafka"
+	"github.com/millrace-io/millrace/sources/nats"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -61,6 +62,12 @@ func (p *plan) wireSource(c *pipelinefile.Choice, format *decode.Config) {
 		c.Into(cfg)
 		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
 			return kafka.New(*cfg, kafka.Options{Pipeline: p.file.Name, Log: log})
+		}
+	case c.Is("nats"):
+		cfg := &nats.Config{Bucket: "millrace-" + p.file.Name}
+		c.Into(cfg)
+		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
+			return nats.New(*cfg, nats.Options{Pipeline: p.file.Name, Log: log})
 		}
 	case c.Is("files"):
 		cfg := new(files.Config)

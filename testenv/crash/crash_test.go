@@ -151,7 +151,7 @@ decode:
   columns: { description: { path: Description, type: string } }
 sinks:
   lake:
-    parquet: { url: "%[2]s/lake", partition_by: [date, hour], roll: { size: 8KiB, age: 50ms, idle: 50ms } }
+    parquet: { url: "%[2]s/lake", partition_by: [date, hour], roll: { size: 64KiB, age: 50ms, idle: 50ms } }
 dead_letters: { url: "%[2]s/dead" }
 `
 
@@ -191,7 +191,7 @@ func retail(t *testing.T, in string, copies int) []string {
 // TestRealCrashFiles kills the program over the Online Retail files, to a folder.
 func TestRealCrashFiles(t *testing.T) {
 	dir := t.TempDir()
-	inputs := retail(t, filepath.Join(dir, "in"), 20)
+	inputs := retail(t, filepath.Join(dir, "in"), 70)
 	m := &millrace{t: t, bin: program(t, "cmd/millrace"), file: filepath.Join(dir, "pipeline.yaml")}
 	if err := os.WriteFile(m.file, fmt.Appendf(nil, filesPipeline, dir, dir), 0o666); err != nil {
 		t.Fatal(err)
@@ -204,7 +204,7 @@ func TestRealCrashFiles(t *testing.T) {
 // TestRealCrashFilesToFailingS3 is the same to an S3 server that fails one request in five, some of them after the effect.
 func TestRealCrashFilesToFailingS3(t *testing.T) {
 	dir := t.TempDir()
-	inputs := retail(t, filepath.Join(dir, "in"), 4)
+	inputs := retail(t, filepath.Join(dir, "in"), 14)
 	url := server(t, program(t, "testenv/cmd/s3"), "-dir", filepath.Join(dir, "s3"), "-fault-rate", "0.2")
 	m := &millrace{t: t, bin: program(t, "cmd/millrace"), file: filepath.Join(dir, "pipeline.yaml"), env: s3env(url)}
 	if err := os.WriteFile(m.file, fmt.Appendf(nil, filesPipeline, dir, "s3://lake"), 0o666); err != nil {

@@ -5,6 +5,8 @@ const $ = id => document.getElementById(id);
 const count = new Intl.NumberFormat('en');
 const short = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 });
 
+const n = value => [count.format(value), 'n'];
+
 function bytes(n) {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let u = 0;
@@ -52,7 +54,7 @@ function chart(rate) {
 
 function show(s) {
   $('name').textContent = s.name;
-  const retrying = (s.partitions || []).filter(p => p.retrying);
+  const retrying = s.partitions.filter(p => p.retrying);
   $('state').className = retrying.length ? 'state bad' : 'state';
   $('state').textContent = retrying.length ? `retrying: ${retrying[0].retrying}` : `live · up ${seconds(s.seconds)}`;
 
@@ -69,8 +71,11 @@ function show(s) {
   $('fate').textContent = `${count.format(s.kept)} kept + ${count.format(s.dropped)} dropped + ${count.format(s.dead)} dead = ${count.format(s.kept + s.dropped + s.dead)} read`;
   chart(s.rate);
 
-  rows('partitions', s.partitions || [], p => [[p.name, 'mono'], count.format(p.epoch), count.format(p.delivered), count.format(p.committed), p.lag < 0 ? '–' : count.format(p.lag)]);
-  rows('files', s.files, f => [[f.key, 'mono'], `${f.partition} ${count.format(f.after)} … ${count.format(f.to)}`, count.format(f.rows), bytes(f.bytes)]);
+  rows('partitions', s.partitions, p => [[p.name, 'mono'], n(p.epoch), n(p.delivered), n(p.committed), p.lag < 0 ? ['–', 'n'] : n(p.lag)]);
+  rows('files', s.files, f => {
+    const cut = f.key.lastIndexOf('/') + 1;
+    return [[f.key.slice(0, cut), 'mono'], [f.key.slice(cut), 'mono'], `${f.partition}, ${count.format(f.after + 1)} to ${count.format(f.to)}`, n(f.rows), [bytes(f.bytes), 'n']];
+  });
   rows('events', s.events, e => [e.time, e.type, e.user, e.item, e.detail, [`${e.partition} ${e.offset}`, 'mono']]);
   rows('dead-letters', s.dead_letters, d => [[`${d.partition} ${d.offset}`, 'mono'], d.stage, [d.error, 'error'], [d.value, 'mono']]);
   $('no-dead').hidden = s.dead_letters.length > 0;

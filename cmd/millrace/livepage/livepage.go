@@ -244,7 +244,7 @@ func (p *Page) snapshot(stats stream.Stats) Snapshot {
 	s := Snapshot{
 		Name: p.opts.Name, Seconds: int64(now.Sub(p.started).Seconds()), Rate: p.rate, Records: stats.Records, Kept: stats.Kept,
 		Dropped: stats.Dropped, Dead: stats.Dead, LatencyMS: p.latency, CommitAge: -1, Commits: stats.Commits,
-		Buffered: stats.Buffered, Budget: stats.Budget, FileCount: len(p.files),
+		Buffered: stats.Buffered, Budget: stats.Budget, FileCount: len(p.files), Partitions: []Partition{},
 		Events: newestFirst(p.events), DeadOnes: newestFirst(p.dead), Files: newestFirst(p.files[max(0, len(p.files)-recent):]),
 	}
 	if stats.Commits > 0 {
@@ -268,7 +268,7 @@ func (p *Page) snapshot(stats stream.Stats) Snapshot {
 }
 
 func newestFirst[T any](list []T) []T {
-	list = slices.Clone(list)
+	list = append([]T{}, list...) // an empty list in JSON, never null
 	slices.Reverse(list)
 	return list
 }
