@@ -24,6 +24,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/stream"
 )
@@ -32,14 +33,11 @@ const (
 	// connectTimeout bounds the first contact; a cluster that fails later is waited for.
 	connectTimeout = 15 * time.Second
 
-	// rebalanceTimeout is how long the group waits for a worker that drains what it gives away.
-	rebalanceTimeout = 3 * time.Minute
-
 	// failedDrain bounds a drain once the run has failed: the engine may be told to give up.
 	failedDrain = 30 * time.Second
 
 	// leaveTimeout bounds the good-bye to brokers that do not answer.
-	leaveTimeout = 3 * time.Second
+	leaveTimeout = 2 * time.Second
 
 	// lagInterval is between two looks at the ends of the partitions.
 	lagInterval = 5 * time.Second
@@ -270,13 +268,29 @@ func (s *Source) Run(ctx context.Context, assigned func(stream.Assignment) (stre
 
 	<-r.ctx.Done()
 	err = r.release(ctx)
-	leaving, cancel := context.WithTimeout(context.Background(), leaveTimeout)
-	r.group.LeaveGroupContext(leaving)
-	cancel()
+	member, _ := r.group.GroupMetadata()
 	closed()
 	r.group.Close()
 	loops.Wait()
+	r.leave(member)
 	return err
+}
+
+// leave tells the group, through the connection that reads: the member's own may wait for a rebalance, and a member that
+// vanishes in one holds up the others. Static members stay.
+func (r *run) leave(member string) {
+	if member == "" || r.cfg.Instance != "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	m := kmsg.NewLeaveGroupRequestMember()
+	m.MemberID, m.Reason = member, kmsg.StringPtr("the run ended")
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group, req.MemberID, req.Members = r.cfg.Group, member, []kmsg.LeaveGroupRequestMember{m} // MemberID: before Kafka 2.4
+	if _, err := req.RequestWith(ctx, r.conn.Client); err != nil {
+		r.log.Debug("leave failed; the group forgets this member after session_timeout", "group", r.cfg.Group, "error", err)
+	}
 }
 
 // join makes the member. Topics are paused in it for good: it owns, the reader reads.
@@ -294,7 +308,7 @@ func (r *run) join(ctx context.Context) error {
 		kgo.DisableAutoCommit(),
 		kgo.SessionTimeout(r.cfg.SessionTimeout),
 		kgo.HeartbeatInterval(r.cfg.SessionTimeout/4),
-		kgo.RebalanceTimeout(rebalanceTimeout),
+		kgo.RebalanceTimeout(r.cfg.RebalanceTimeout),
 		kgo.OnPartitionsAssigned(func(_ context.Context, c *kgo.Client, ps map[string][]int32) { r.own(c, ps) }),
 		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, ps map[string][]int32) { r.giveBack(ps) }),
 		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, ps map[string][]int32) { r.lose(ps) }),

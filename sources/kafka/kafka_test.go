@@ -12,8 +12,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// session is the shortest that a loaded machine keeps.
-const session = 3 * time.Second
+const (
+	// session is the shortest that a loaded machine keeps.
+	session = 3 * time.Second
+
+	// rebalance is short because kfake starts no session for a member whose connection broke while it joined; Kafka does.
+	rebalance = 5 * time.Second
+)
 
 func start(t *testing.T, o broker.Options) *broker.Broker {
 	t.Helper()

@@ -66,7 +66,7 @@ func FuzzParseMark(f *testing.F) {
 
 func TestConfigNamesEveryProblem(t *testing.T) {
 	bad := Config{
-		Brokers: []string{"somewhere"}, Topics: []string{"a b", "c", "c"}, Start: "yesterday", Reset: "latest", SessionTimeout: time.Millisecond,
+		Brokers: []string{"somewhere"}, Topics: []string{"a b", "c", "c"}, Start: "yesterday", Reset: "latest", SessionTimeout: time.Millisecond, RebalanceTimeout: 2 * time.Hour,
 		TLS: &TLS{Cert: "c", Insecure: true, CA: "x"}, SASL: &SASL{Mechanism: "kerberos"}, Fetch: Fetch{MaxBytes: 1, PartitionBytes: 2},
 	}
 	err := bad.Validate()
@@ -75,7 +75,7 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 	}
 	for _, want := range []string{
 		`brokers has "somewhere"; want host:port`, `topics has "a b"`, `topics has "c" twice`, `start is "yesterday"`, `reset is "latest"`,
-		"session_timeout is 1ms; want 1s to 30m", "tls.cert and tls.key", "tls.insecure", "sasl.mechanism is \"kerberos\"", "sasl.username is empty",
+		"session_timeout is 1ms; want 1s to 30m", "rebalance_timeout is 2h0m0s", "tls.cert and tls.key", "tls.insecure", "sasl.mechanism is \"kerberos\"", "sasl.username is empty",
 		"sasl.password is empty", "fetch.max_bytes is 1", "fetch.partition_bytes is 2",
 	} {
 		if !strings.Contains(err.Error(), want) {

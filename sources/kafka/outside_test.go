@@ -260,7 +260,7 @@ func (l *topic) Open(t *testing.T) *sourcetest.Worker {
 // source makes a worker with a change to its configuration.
 func (l *topic) source(t *testing.T, o *outside, change func(*Config)) *Source {
 	t.Helper()
-	cfg := Config{Brokers: []string{l.addr}, Topics: []string{l.name}, SessionTimeout: l.session}
+	cfg := Config{Brokers: []string{l.addr}, Topics: []string{l.name}, SessionTimeout: l.session, RebalanceTimeout: rebalance}
 	change(&cfg)
 	s, err := New(cfg, Options{Pipeline: l.name, Dial: o.dial})
 	if err != nil {
