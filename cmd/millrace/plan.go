@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"path"
 	"path/filepath"
 	"slices"
@@ -147,8 +148,7 @@ const probeTimeout = 30 * time.Second
 func (out *parts) check(ctx context.Context) error {
 	for _, place := range out.places {
 		err := place.probe(ctx)
-		var fatal *stream.FatalError
-		if errors.As(err, &fatal) {
+		if refused(err) {
 			return place.at.Error(err)
 		}
 		if err != nil {
@@ -156,6 +156,21 @@ func (out *parts) check(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// refused says that a place will not change its mind. Servers other than Amazon's have codes of their own for keys that
+// they do not know (versitygw: 404 XAdminUserNotFound), so any answer that blames the request counts.
+func refused(err error) bool {
+	var fatal *stream.FatalError
+	if errors.As(err, &fatal) {
+		return true
+	}
+	var answer interface{ HTTPStatusCode() int }
+	if !errors.As(err, &answer) {
+		return false
+	}
+	code := answer.HTTPStatusCode()
+	return code >= 400 && code < 500 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests
 }
 
 func (s storePlace) probe(ctx context.Context) error {

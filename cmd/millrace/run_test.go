@@ -152,6 +152,10 @@ func TestVerifyNamesWhatIsMissing(t *testing.T) {
 	if got.code != 1 || !regexp.MustCompile(`(?m)^clicks: 1 problem: .*\nmissing: .*a\.jsonl, records after [0-9a-f]+ to [0-9a-f]+: `).MatchString(got.stdout) {
 		t.Errorf("%+v", got)
 	}
+	if got := millrace(t.Context(), "", "verify", "--json", l.pipelineTo(filepath.Join(l.dir, "other"), false, "")); got.code != 1 {
+		t.Errorf("another lake: %+v", got)
+	}
+	file = l.pipeline(false, "")
 	got = millrace(t.Context(), "", "verify", "--json", file)
 	var report struct {
 		Clean    bool
@@ -205,6 +209,7 @@ func TestUnusablePlacesFailBeforeAnythingIsRead(t *testing.T) {
 		"bucket missing":      {refusal(404, "NoSuchBucket", "The specified bucket does not exist"), nil, "NoSuchBucket"},
 		"credentials refused": {refusal(403, "InvalidAccessKeyId", "The key does not exist"), nil, "InvalidAccessKeyId"},
 		"access denied":       {refusal(403, "AccessDenied", "Access Denied"), nil, "AccessDenied"},
+		"unknown key":         {refusal(404, "XAdminUserNotFound", "No user exists with the provided access key ID."), nil, "XAdminUserNotFound"},
 		"a file in the way":   {nil, func(dir string) string { return filepath.Join(dir, "in", "a.jsonl") }, "is a file; want a folder"},
 	} {
 		t.Run(name, func(t *testing.T) {

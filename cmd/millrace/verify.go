@@ -66,6 +66,12 @@ func verify(ctx context.Context, c *call) int {
 
 // printJSON prints the report with the answer first.
 func printJSON(w io.Writer, r *stream.Report) error {
+	if r.Problems == nil {
+		r.Problems = []stream.Problem{} // a list for every reader
+	}
+	if r.Partitions == nil {
+		r.Partitions = []stream.PartitionReport{}
+	}
 	out := json.NewEncoder(w)
 	out.SetIndent("", "  ")
 	return out.Encode(struct {
@@ -117,18 +123,22 @@ func verdict(r *stream.Report) string {
 		sum.Dead += p.Dead
 	}
 	answer := "clean"
-	switch n := len(r.Problems); {
-	case n == 1:
-		answer = "1 problem"
-	case n > 1:
-		answer = fmt.Sprintf("%d problems", n)
-	case len(r.Partitions) == 0:
+	if n := len(r.Problems); n > 0 {
+		answer = count(n, "problem")
+	} else if len(r.Partitions) == 0 {
 		return r.Pipeline + ": clean: nothing was committed yet"
 	}
 	how := "no row read (--deep reads them)"
 	if r.Deep {
 		how = "every row read"
 	}
-	return fmt.Sprintf("%s: %s: %d records read = %d kept + %d dropped + %d dead, in %d files of %d partitions, %s",
-		r.Pipeline, answer, sum.Read, sum.Kept, sum.Dropped, sum.Dead, sum.Files, len(r.Partitions), how)
+	return fmt.Sprintf("%s: %s: %s read = %d kept + %d dropped + %d dead, in %s of %s, %s", r.Pipeline, answer,
+		count(sum.Read, "record"), sum.Kept, sum.Dropped, sum.Dead, count(sum.Files, "file"), count(len(r.Partitions), "partition"), how)
+}
+
+func count[N int | int64](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
