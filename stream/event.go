@@ -197,6 +197,9 @@ func (e *Event) Drop() { e.dropped = true }
 // All events of the record share that fate, so that a replay of the dead letter makes nothing twice.
 func (e *Event) Fail(stage string, err error) { e.stage, e.err = stage, err }
 
+// Failure is what Fail was given; nil if it was not called.
+func (e *Event) Failure() (stage string, err error) { return e.stage, e.err }
+
 // Alive is false after Drop or Fail; processors pass over such events.
 func (e *Event) Alive() bool { return !e.dropped && e.err == nil }
 

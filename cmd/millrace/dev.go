@@ -171,7 +171,7 @@ func (d *devRun) plan(natsURL string) (*plan, error) {
 // serve runs the engine with the door and the page before it, until soft ends.
 func (d *devRun) serve(soft, hard context.Context, p *plan, clicks *clickLog, listener net.Listener) error {
 	limitMemory(p.memory())
-	parts, err := p.open(soft, d.log)
+	parts, err := p.open(soft, objects.Options{Log: d.log})
 	if err != nil {
 		return err
 	}

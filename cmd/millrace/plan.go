@@ -92,13 +92,14 @@ type storePlace struct {
 }
 
 // open connects the parts as far as each does when it is opened.
-func (p *plan) open(ctx context.Context, log *slog.Logger) (*parts, error) {
+func (p *plan) open(ctx context.Context, o objects.Options) (*parts, error) {
+	log := o.Log
 	out := &parts{inspectors: map[string]stream.Inspector{}}
 	out.config = stream.Config{
 		Name: p.file.Name, Schema: p.schema, Decoder: p.decoder, Processors: p.processors, Memory: p.file.Memory, Log: log,
 	}
 	for _, s := range p.sinks {
-		store, err := out.store(ctx, s.at, s.url, log)
+		store, err := out.store(ctx, s.at, s.url, o)
 		if err != nil {
 			return nil, err
 		}
@@ -110,7 +111,7 @@ func (p *plan) open(ctx context.Context, log *slog.Logger) (*parts, error) {
 		out.inspectors[s.name] = sink
 		out.config.CommitAge, out.config.CommitIdle = sooner(out.config.CommitAge, s.age), sooner(out.config.CommitIdle, s.idle)
 	}
-	store, err := out.store(ctx, p.dead.at, p.dead.url, log)
+	store, err := out.store(ctx, p.dead.at, p.dead.url, o)
 	if err != nil {
 		return nil, err
 	}
@@ -123,8 +124,8 @@ func (p *plan) open(ctx context.Context, log *slog.Logger) (*parts, error) {
 	return out, nil
 }
 
-func (out *parts) store(ctx context.Context, at pipelinefile.Value, url string, log *slog.Logger) (objects.Store, error) {
-	store, err := objects.Open(ctx, url, objects.Options{Log: log})
+func (out *parts) store(ctx context.Context, at pipelinefile.Value, url string, o objects.Options) (objects.Store, error) {
+	store, err := objects.Open(ctx, url, o)
 	if err != nil {
 		return nil, at.Error(err)
 	}
@@ -181,7 +182,7 @@ func (s storePlace) probe(ctx context.Context) error {
 
 // probe adds to the file's problems what is wrong with the outside.
 func (p *plan) probe(ctx context.Context) {
-	out, err := p.open(ctx, slog.New(slog.DiscardHandler))
+	out, err := p.open(ctx, patient())
 	if err != nil {
 		p.source.at.Problem("cannot be opened: %s", err)
 		return
@@ -198,9 +199,14 @@ func (p *plan) probe(ctx context.Context) {
 	}
 }
 
+// patient is for reading without an engine that repeats what fails.
+func patient() objects.Options {
+	return objects.Options{Attempts: 8, Log: slog.New(slog.DiscardHandler)}
+}
+
 // audit compares what the sinks hold with what was committed.
 func (p *plan) audit(ctx context.Context, deep bool) (*stream.Report, error) {
-	out, err := p.open(ctx, slog.New(slog.DiscardHandler))
+	out, err := p.open(ctx, patient())
 	if err != nil {
 		return nil, err
 	}

@@ -11,8 +11,10 @@ import (
 	"runtime/debug"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/millrace-io/millrace/cmd/millrace/admin"
+	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -20,8 +22,8 @@ const runHelp = `run a pipeline file as a daemon
 
 Usage: millrace run [--until-end] [--log-format text|json] [--log-level debug|info|warn|error] FILE
 
-Runs until SIGTERM or SIGINT: then it reads no more, commits what it has read, and exits 0. A second signal stops at once with
-exit 1; what was not committed is read again by the next run.
+Runs until SIGTERM or SIGINT: then it reads no more, commits what it has read, and exits 0. A second signal, a second or more after it, stops at
+once with exit 1; what was not committed is read again by the next run.
 
   --until-end    end when everything that the source has now is read and committed; only for a source that ends (files)
   --log-format   text (default) or json, on standard error
@@ -99,7 +101,7 @@ func (p *plan) run(soft, hard context.Context, log *slog.Logger) error {
 	if server != nil {
 		defer server.Close()
 	}
-	parts, err := p.open(soft, log)
+	parts, err := p.open(soft, objects.Options{Log: log})
 	if err == nil {
 		err = parts.check(soft)
 	}
@@ -151,6 +153,10 @@ func (p *plan) listen(ctx context.Context) (*admin.Server, error) {
 	return s, nil
 }
 
+// signalGrace is how long after the first signal another one counts as the same: supervisors, timeout(1) among them, tell a
+// process and then its group.
+const signalGrace = time.Second
+
 var errSecondSignal = errors.New("stopped at once by a second signal; what was not committed is read again by the next run")
 
 // stopping turns signals into the end of contexts: the first one ends soft, the second one hard, and a third one has the
@@ -161,17 +167,22 @@ func stopping(ctx context.Context, log *slog.Logger) (soft, hard context.Context
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	finished := make(chan struct{})
+	var first time.Time // when the first signal came
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		for {
 			select {
 			case s := <-signals:
+				if soft.Err() != nil && time.Since(first) < signalGrace {
+					continue
+				}
 				if soft.Err() != nil {
 					signal.Stop(signals)
 					stopHard(errSecondSignal)
 					return
 				}
 				log.Info("stopping: what was read is committed; a second signal stops at once", "signal", s.String())
+				first = time.Now()
 				stopSoft()
 			case <-finished:
 				return

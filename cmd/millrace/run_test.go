@@ -394,6 +394,8 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 	p.eventually(address, "/metrics", `fate="kept",pipeline="clicks"\} 10`)
 	p.signal(syscall.SIGTERM)
 	p.await(`a second signal stops at once`)
+	p.signal(syscall.SIGTERM) // of a supervisor that tells the process and its group
+	<-time.After(signalGrace)
 	p.signal(syscall.SIGTERM)
 	if code := p.exit(); code != 1 || !strings.Contains(p.log.String(), "millrace run: stopped at once by a second signal") {
 		t.Errorf("exit code %d\n%s", code, p.log.String())

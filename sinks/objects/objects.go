@@ -128,6 +128,10 @@ type Options struct {
 	// PartTimeout bounds one attempt to send one part in the background: default 60 s.
 	PartTimeout time.Duration
 
+	// Attempts of one request to S3, with the SDK's back-off between them. Default: one, for the engine repeats calls itself.
+	// Readers that no engine stands behind, such as verify, want more.
+	Attempts int
+
 	Log *slog.Logger // default: none
 }
 

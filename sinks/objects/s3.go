@@ -43,21 +43,28 @@ type bucket struct {
 
 var _ Store = (*bucket)(nil)
 
+// retryer is the SDK's part of the repetitions. Without attempts that is a second one at once when no answer came, for the
+// idle connection that the server closed as we used it. Everything else is the engine's: its back-off is visible in the
+// metrics and has no end, and its deadline is meant for one attempt.
+func retryer(attempts int) aws.Retryer {
+	return retry.NewStandard(func(o *retry.StandardOptions) {
+		o.RateLimiter = ratelimit.None
+		if attempts > 0 {
+			o.MaxAttempts, o.MaxBackoff = attempts, 5*time.Second
+			return
+		}
+		o.MaxAttempts, o.MaxBackoff = 2, 10*time.Millisecond
+		o.Retryables = []retry.IsErrorRetryable{retry.NoRetryCanceledError{}, retry.RetryableConnectionError{}}
+	})
+}
+
 func openBucket(ctx context.Context, p place, o Options) (*bucket, error) {
 	cfg, err := config.LoadDefaultConfig(ctx,
 		// Checksums in trailers are not understood by many servers. What protects the bytes instead: TLS, or without it the
 		// signature over the payload.
 		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
 		config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),
-		config.WithRetryer(func() aws.Retryer {
-			// A second attempt at once when no answer came, for the idle connection that the server closed as we used it.
-			// Everything else is the engine's: its back-off is visible in the metrics and has no end, and its deadline is meant
-			// for one attempt.
-			return retry.NewStandard(func(o *retry.StandardOptions) {
-				o.MaxAttempts, o.MaxBackoff, o.RateLimiter = 2, 10*time.Millisecond, ratelimit.None
-				o.Retryables = []retry.IsErrorRetryable{retry.NoRetryCanceledError{}, retry.RetryableConnectionError{}}
-			})
-		}),
+		config.WithRetryer(func() aws.Retryer { return retryer(o.Attempts) }),
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 			t.MaxIdleConnsPerHost = 32 // partitions publish and send at the same time
 		})),

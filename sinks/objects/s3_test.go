@@ -439,6 +439,9 @@ func TestPublishByWhatIsThereAndNotByTheAnswerAlone(t *testing.T) {
 			if c.before == theirs {
 				holds(t, direct, key, []byte("theirs"))
 			}
+			if n := between.asked.Load(); strings.Contains(c.name, "without asking") != (n == 0) {
+				t.Errorf("the server was asked %d times to complete", n)
+			}
 			for j, h := range between.headers {
 				if (h.Get("If-None-Match") == "*") == (j > 0 && c.answers[j-1] == "NotImplemented") {
 					t.Errorf("complete %d has If-None-Match %q", j, h.Get("If-None-Match"))

@@ -332,8 +332,10 @@ func (m *millrace) finish() {
 	deadline := time.Now().Add(3 * time.Minute)
 	for quiet := 0; quiet < 5; {
 		if time.Now().After(deadline) {
-			_ = cmd.Process.Kill()
-			m.t.Fatalf("not all was read in 3 minutes\n%s", said)
+			state := metrics(admin)
+			_ = cmd.Process.Signal(syscall.SIGABRT) // with the goroutines' stacks
+			_ = cmd.Wait()
+			m.t.Fatalf("not all was read in 3 minutes\n%s\n%s", state, said)
 		}
 		<-time.After(200 * time.Millisecond)
 		if settled(admin) {
@@ -349,17 +351,8 @@ func (m *millrace) finish() {
 
 // settled says that all four partitions are here, without lag and without uncommitted records.
 func settled(admin string) bool {
-	response, err := http.Get("http://" + admin + "/metrics")
-	if err != nil {
-		return false
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		return false
-	}
 	caught := 0
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(metrics(admin)) {
 		value := strings.TrimSpace(line[strings.LastIndexByte(strings.TrimSpace(line), ' ')+1:])
 		switch {
 		case strings.HasPrefix(line, "millrace_partition_lag_records{") && value == "0":
@@ -369,6 +362,20 @@ func settled(admin string) bool {
 		}
 	}
 	return caught == 4
+}
+
+// metrics is what the admin server says; empty when it does not answer.
+func metrics(admin string) string {
+	response, err := http.Get("http://" + admin + "/metrics")
+	if err != nil {
+		return ""
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }
 
 func freeAddress(t *testing.T) string {
