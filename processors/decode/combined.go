@@ -37,13 +37,13 @@ func combinedNames() []string {
 // The common format ends after the bytes.
 // Where the log has - or nothing, a property is null.
 type combinedDecoder struct {
-	lines
+	lineDecoder
 	line []byte
 	pos  int
 }
 
 func newCombined(m *mapping, b *bots) *combinedDecoder {
-	d := &combinedDecoder{lines: lines{parser: newParser(m, b)}}
+	d := &combinedDecoder{lineDecoder: lineDecoder{parser: newParser(m, b)}}
 	d.field = d.fields(combinedNames())
 	return d
 }

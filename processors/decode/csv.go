@@ -10,7 +10,7 @@ import (
 
 // csvDecoder is the decoder of format csv: RFC 4180, and as strict about quotes as encoding/csv is.
 type csvDecoder struct {
-	lines
+	lineDecoder
 	delimiter byte
 	fixed     bool   // the pipeline file names the columns
 	header    []byte // that fields was made of
@@ -35,7 +35,7 @@ var (
 )
 
 func newCSV(c *Lines, m *mapping, b *bots) *csvDecoder {
-	d := &csvDecoder{lines: lines{parser: newParser(m, b)}, delimiter: c.Delimiter[0], fixed: len(c.Columns) > 0}
+	d := &csvDecoder{lineDecoder: lineDecoder{parser: newParser(m, b)}, delimiter: c.Delimiter[0], fixed: len(c.Columns) > 0}
 	if d.fixed {
 		d.field = d.fields(c.Columns)
 	}

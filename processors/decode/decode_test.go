@@ -1,3 +1,39 @@
+// Mutations seen red, one line broken at a time:
+//
+//	json.go        a second object on a path does not clear the first's columns    TestJSONRules/duplicate_object_on_a_path
+//	json.go        no limit of depth                                               TestJSONRules/too_deep
+//	json.go        bytes after the value are passed over                           TestJSONRules/trailing_bytes
+//	json.go        a leading zero is a number                                      TestJSONRules/leading_zero
+//	json.go        a path's object is no column itself                             TestFieldsNameWhereColumnsComeFrom
+//	properties.go  an earlier property of the same name stays                      TestJSONRules/duplicate_with_an_escape
+//	properties.go  the same, among very many                                       TestManyPropertiesKeepTheLastOfEachName
+//	properties.go  neighbours are copied with what is between them                 TestJSONRules/the_rest
+//	row.go         identifiers are mended                                          TestJSONRules/invalid_UTF-8_in_an_identifier
+//	row.go         decimals of any precision                                       TestJSONRules/decimal_with_too_many_digits
+//	row.go         errors with all of the payload                                  TestJSONRules/no_more_than_48_bytes_of_the_payload
+//	row.go         no time is no error                                             TestTimeIsTheRecordsWhenTheEventHasNone
+//	text.go        \u0000 is a character like any other                            TestJSONRules/NUL, FuzzJSON
+//	text.go        UTF-8 is not checked                                            TestJSONRules/invalid_UTF-8
+//	text.go        eight bytes at once without backslash, or control characters    TestPlainStopsAtTheFirstByteThatIsNot
+//	text.go        two second halves are a pair                                    TestJSONRules/two_second_halves
+//	number.go      fractions are cut off                                           TestJSONRules/fraction_for_an_int, FuzzNumber
+//	number.go      more than 64 bits wrap                                          FuzzNumber
+//	number.go      times before 1970 are rounded towards 1970                      TestJSONRules/milliseconds
+//	number.go      float without strconv up to 10^40                               TestFloatsAreTheNearest
+//	clock.go       any year                                                        TestJSONRules/year_10000
+//	clock.go       every fourth year is a leap year                                FuzzTime
+//	clock.go       offsets the other way round                                     TestJSONRules/RFC_3339, TestCombinedRules
+//	mapping.go     a name is found by its hash alone                               TestJSONRules
+//	lines.go       text is not mended                                              TestCSVRules/invalid_UTF-8_and_NUL
+//	lines.go       empty text in a well-known column                               TestCSVRules/empty_is_null,_but_in_a_declared_column_of_text
+//	csv.go         the first header is kept for ever                               TestCSVHeaderNamesTheFields
+//	csv.go         text after the quote that ends a field                          TestCSVRules/text_after_a_quote
+//	csv.go         fields too many                                                 TestCSVRules/too_many_fields
+//	combined.go    an escaped quote ends the text                                  TestCombinedRules/escapes
+//	combined.go    any first word is a method                                      TestCombinedRules/no_method
+//	bots.go        exceptions do not count                                         TestPatterns, TestAutomatonIsTheListReadSlowly
+//	bots.go        the verdict of another agent in the same place                  TestVerdictsAreSharedByGoroutines
+//	config.go      columns in the order of a map                                   TestSchemaIsTheSameEveryTime
 package decode_test
 
 import (
@@ -118,6 +154,7 @@ func TestJSONRules(t *testing.T) {
 		{"escapes", `{"s":"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00é"}`, "s=\"\\/\b\f\n\r\té😀é"},
 		{"half of a surrogate pair", `{"s":"a\ud83d!","x":"\ude00"}`, "s=a\ufffd! properties={\"x\":\"\ufffd\"}"},
 		{"two first halves", `{"s":"\ud83d\ud83d\ude00"}`, "s=\ufffd😀"},
+		{"two second halves", `{"s":"\ude00\ude00"}`, "s=\ufffd\ufffd"},
 		{"NUL", `{"s":"a\u0000","x":"\u0000b"}`, "s=a\ufffd properties={\"x\":\"\ufffdb\"}"},
 		{"invalid UTF-8", "{\"s\":\"a\xff\xfeb\",\"x\":[{\"y\xc3\":\"\xe2\x82\"}]}", "s=a\ufffd\ufffdb properties={\"x\":[{\"y\ufffd\":\"\ufffd\ufffd\"}]}"},
 		{"invalid UTF-8 in an identifier", "{\"user_id\":\"caf\xe9\"}", "error: user_id: invalid UTF-8, half of a surrogate pair or a NUL character in an identifier"},

@@ -79,6 +79,35 @@ func FuzzNumber(f *testing.F) {
 	})
 }
 
+func TestFloatsAreTheNearest(t *testing.T) {
+	const seed = 3
+	r := rand.New(rand.NewPCG(seed, seed))
+	for range 50_000 {
+		s := strconv.FormatUint(r.Uint64()>>r.IntN(64), 10) + "e" + strconv.Itoa(r.IntN(81)-40)
+		n, _ := parseNumber(s)
+		want, err := strconv.ParseFloat(s, 64)
+		if got, ok := n.float(s); !ok || err != nil || got != want {
+			t.Fatalf("seed %d: %s: got %v, want %v", seed, s, got, want)
+		}
+	}
+}
+
+func TestPlainStopsAtTheFirstByteThatIsNot(t *testing.T) {
+	for c := range 256 {
+		for at := range 24 {
+			text := []byte(strings.Repeat("x", 24))
+			text[at] = byte(c)
+			want := at
+			if c >= ' ' && c < 0x80 && c != '"' && c != '\\' {
+				want = len(text)
+			}
+			if got := plain(text, 0); got != want {
+				t.Errorf("%q: got %d, want %d", text, got, want)
+			}
+		}
+	}
+}
+
 // TestAutomatonIsTheListReadSlowly draws lists and agents of three letters.
 func TestAutomatonIsTheListReadSlowly(t *testing.T) {
 	const seed = 7

@@ -49,7 +49,7 @@ type jsonDecoder struct{ parser }
 var errEmpty = errors.New("the value is empty")
 
 func (d *jsonDecoder) Decode(r *stream.Record, b *stream.Batch) error {
-	d.src, d.pos = r.Value, 0
+	d.src, d.pos, d.properties = r.Value, 0, d.properties[:0]
 	d.space()
 	if d.pos == len(d.src) {
 		return errEmpty

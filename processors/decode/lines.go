@@ -9,8 +9,8 @@ import (
 	"github.com/millrace-io/millrace/stream"
 )
 
-// lines is what the decoders of lines share: a line is fields, and each fills its columns or becomes a property.
-type lines struct {
+// lineDecoder is what the decoders of lines share: a line is fields, and each fills its columns or becomes a property.
+type lineDecoder struct {
 	parser
 	field []field
 	rest  []byte // the properties so far
@@ -22,7 +22,7 @@ type field struct {
 	name    string // as JSON text, with a colon behind it
 }
 
-func (l *lines) fields(names []string) []field {
+func (l *lineDecoder) fields(names []string) []field {
 	fields := make([]field, len(names))
 	for i, name := range names {
 		fields[i].name = string(appendString(nil, strings.ToValidUTF8(name, replacement))) + ":"
@@ -33,12 +33,12 @@ func (l *lines) fields(names []string) []field {
 	return fields
 }
 
-func (l *lines) beginLine(r *stream.Record, b *stream.Batch) *stream.Event {
+func (l *lineDecoder) beginLine(r *stream.Record, b *stream.Batch) *stream.Event {
 	l.rest = l.rest[:0]
 	return l.begin(r, b)
 }
 
-func (l *lines) endLine(e *stream.Event) error {
+func (l *lineDecoder) endLine(e *stream.Event) error {
 	if len(l.rest) > 0 {
 		l.rest = append(l.rest, '}')
 		e.Properties = l.keep(l.rest)
@@ -47,7 +47,7 @@ func (l *lines) endLine(e *stream.Event) error {
 }
 
 // releaseLine lets go of the record, and of memory that only a large one needs.
-func (l *lines) releaseLine() {
+func (l *lineDecoder) releaseLine() {
 	if cap(l.rest) > maxScratch {
 		l.rest = nil
 	}
@@ -55,7 +55,7 @@ func (l *lines) releaseLine() {
 }
 
 // put puts one field's text where it belongs.
-func (l *lines) put(f *field, s string) error {
+func (l *lineDecoder) put(f *field, s string) error {
 	s, mended := l.fit(s)
 	if len(f.columns) == 0 {
 		l.property(f)
@@ -71,7 +71,7 @@ func (l *lines) put(f *field, s string) error {
 }
 
 // property begins a property.
-func (l *lines) property(f *field) {
+func (l *lineDecoder) property(f *field) {
 	c := byte(',')
 	if len(l.rest) == 0 {
 		c = '{'
@@ -81,7 +81,7 @@ func (l *lines) property(f *field) {
 
 // cellText is fill for the values of a table, which have no type of their own. Nothing is null, but in a declared column of
 // strings.
-func (l *lines) cellText(column int, s string, mended bool) error {
+func (l *lineDecoder) cellText(column int, s string, mended bool) error {
 	kind := l.columns[column].Type.Kind
 	switch {
 	case s == "" && (kind != stream.String || column < stream.WellKnown):
@@ -91,16 +91,19 @@ func (l *lines) cellText(column int, s string, mended bool) error {
 		l.values[column] = stream.BoolValue(s == "true")
 		return nil
 	case kind == stream.List || kind == stream.JSON:
-		return l.cellJSON(column, s)
+		return l.cellJSON(column, s, mended)
 	}
 	return l.fill(column, s, mended)
 }
 
 // cellJSON fills a column of lists or JSON from a field that has to be JSON text.
-func (l *lines) cellJSON(column int, s string) error {
+func (l *lineDecoder) cellJSON(column int, s string, mended bool) error {
+	if mended && identifier(column) {
+		return fmt.Errorf("%s: %w", l.columns[column].Name, errMended)
+	}
 	l.src, l.pos = unsafe.Slice(unsafe.StringData(s), len(s)), 0
 	l.space()
-	v, err := l.parser.value(0)
+	v, err := l.value(0)
 	if l.space(); err == nil && l.pos < len(l.src) {
 		err = l.want("nothing after the value")
 	}
@@ -111,7 +114,7 @@ func (l *lines) cellJSON(column int, s string) error {
 }
 
 // fit is s as text that every reader takes: see mend.
-func (l *lines) fit(s string) (text string, mended bool) {
+func (l *lineDecoder) fit(s string) (text string, mended bool) {
 	if strings.IndexByte(s, 0) < 0 && utf8.ValidString(s) {
 		return s, false
 	}

@@ -39,6 +39,7 @@ func TestCSVRules(t *testing.T) {
 		{"leading zeros and a plus", `,007,+1.50,,,,,,,,`, `f=1.5 i=7 page_url= s= properties={"more, or \"less\"":""}`},
 		{"invalid UTF-8 and NUL", "a\xff\x00,,,,,,,,,,\xa3", "page_url= s=a\ufffd\ufffd properties={\"more, or \\\"less\\\"\":\"\ufffd\"}"},
 		{"invalid UTF-8 in an identifier", ",,,,,,,,\xa3,,", "error: user_id: invalid UTF-8, half of a surrogate pair or a NUL character in an identifier"},
+		{"invalid UTF-8 in a list", ",,,,,,\"[\"\"a\xff\"\"]\",,,,", "l=[\"a\ufffd\"] page_url= s= properties={\"more, or \\\"less\\\"\":\"\"}"},
 		{"not a number", `,seven,,,,,,,,,`, `error: i: "seven" is not an int`},
 		{"not a bool", `,,,yes,,,,,,,`, `error: b: "yes" is not a bool`},
 		{"not a list", `,,,,,,a,,,,`, `error: l: byte 0 is "a"; want a value`},
@@ -79,6 +80,14 @@ func TestCSVHeaderNamesTheFields(t *testing.T) {
 	m = newMaker(t, decode.Config{Format: decode.CSV, CSV: decode.Lines{Columns: []string{"user_id", "x"}, Delimiter: ";"}})
 	if got, want := m.show(&stream.Record{Value: []byte(`1;"2;"`), Time: took()}), `user_id=1 properties={"x":"2;"}`; got != want {
 		t.Errorf("named by the config: got %s, want %s", got, want)
+	}
+}
+
+func TestCSVListOfIdentifiersIsNotMended(t *testing.T) {
+	m := newMaker(t, decode.Config{Format: decode.CSV})
+	got := m.show(withHeader("\"[\"\"a\xff\"\"]\"", "items"))
+	if want := "error: items: invalid UTF-8, half of a surrogate pair or a NUL character in an identifier"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 
