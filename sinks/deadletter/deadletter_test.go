@@ -21,6 +21,20 @@ import (
 	"github.com/millrace-io/millrace/testenv/s3"
 )
 
+// Mutations seen red (line broken -> test):
+//
+//	Stage: the last line is written again by a retry -> Rules/StageRetriedDoublesNothing
+//	Stage: the writer does not start anew -> Rules/PublishIsIdempotentAlsoInAnotherProcess
+//	Discard: the upload is left -> Rules/DiscardLeavesNothing
+//	begin: no epoch in the key; index: letters of one record are not numbered -> TheFormat
+//	parseLast: the key is not compared -> Rules/InspectFindsACopiedFile
+//	parseLast: any JSON of the same meaning will do -> ADamagedFileIsNamedAndTheOthersAreRead
+//	letters: the checksum is not compared -> Rules/InspectFindsAnEditedFile
+//	Inspect: other pipelines' files are visited -> Rules/InspectSeesItsOwnPipelineOnly
+//	Inspect: a refused row ends the inspection -> Rules/InspectTellsWhatTheReaderOfRowsRefused
+//	split: nil is not told from empty; bytes are written as text -> TheFormat, RoundTrip
+//	newLetter: years beyond 9999 as RFC 3339 -> RoundTrip
+
 func TestMain(m *testing.M) {
 	var ignored []goleak.Option
 	for _, name := range s3.Leftovers() {

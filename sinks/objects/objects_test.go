@@ -13,6 +13,34 @@ import (
 	"github.com/millrace-io/millrace/testenv/s3"
 )
 
+// Mutations seen red (line broken -> test):
+//
+//	Publish: the object that is there is not asked for our token -> Rules/PublishLeavesTheObjectOfSomebodyElseAlone
+//	Publish: ours counts as missing -> Rules/AnUploadIsInvisibleBeforePublish
+//	Publish: no look before the complete on other servers than Amazon's -> PublishByWhatIsThere/..._without_asking
+//	Publish: 200 is believed on such servers -> PublishByWhatIsThere/custom:_200_without_an_object
+//	Publish: no If-None-Match -> PublishByWhatIsThere/amazon:_first_complete
+//	Publish: no way on without If-None-Match -> PublishByWhatIsThere/custom:_no_condition_on_complete
+//	Publish: InvalidPart is repeated for ever -> PublishByWhatIsThere/amazon:_parts_are_gone
+//	Withdraw: somebody else's object is deleted -> Rules/WithdrawRemovesTheTicketsOwnOnly, and in a folder FolderTellsItsFile
+//	Withdraw: the upload is left -> Rules/PublishOfGoneDataIsExpired
+//	sendPart: NoSuchUpload is repeated for ever -> AnUploadThatTheLifecycleRemoved
+//	sendPart: no timeout in the background -> APartThatHangsIsSentAgain (runs into the test's timeout)
+//	start: parts end with Send's context -> EveryCallSurvivesEveryFault/UploadPart
+//	back: a failed part counts as sent -> EveryCallSurvivesEveryFault/UploadPart
+//	send: one place fewer than InFlight -> SendDoesNotWaitForTheNetwork (timeout)
+//	Seal: no part for an empty object -> Rules/AnEmptyUploadIsAnEmptyObject
+//	Discard: goroutines are not stopped -> SendDoesNotWaitForTheNetwork (timeout); no abort -> Rules/DiscardLeavesNothing
+//	encodeMetadata: no limit -> Rules/MetadataComesBack
+//	fetch: no If-Match -> AnObjectThatIsReplacedWhileItIsReadIsNotMixed
+//	remedy: NoSuchBucket, status 403 are repeated for ever -> ErrorsThatNoRetryMendsSayWhatToDo
+//	folder: Rename for Link -> Rules/PublishLeavesTheObjectOfSomebodyElseAlone
+//	folder: the checksum is not compared -> FolderTellsItsFileFromOneOfTheSameSize
+//	folder: sealed leftovers are swept -> LeftoversAreSweptButNeverWhatACommitMayName
+//	folder: a half-way write is not written over; a full disk is not said to be one -> AFullDiskIsWaitedFor
+//	hidden: elements that the prefix names; underscores -> Rules/ListIsInOrderAndWithoutHiddenObjects
+//	Overflow: a receipt that is gone is asked for for ever -> Rules/OverflowIsHidden
+
 func TestMain(m *testing.M) {
 	var ignored []goleak.Option
 	for _, name := range s3.Leftovers() {

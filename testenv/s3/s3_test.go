@@ -17,6 +17,12 @@ import (
 	"github.com/millrace-io/millrace/testenv/s3"
 )
 
+// Mutations seen red (line broken -> test):
+//
+//	resume is not called -> AnUploadThatWasBeingCompletedAtAKillCanBeCompleted
+//	Close stays in the server's folder -> CloseReturnsToTheWorkingDirectory
+//	the door leaves connections open -> CloseReturnsToTheWorkingDirectory (runs into the test's timeout)
+
 func TestMain(m *testing.M) {
 	var ignored []goleak.Option
 	for _, name := range s3.Leftovers() {
