@@ -59,7 +59,10 @@ const (
 	// failedDrain bounds a drain once the run has failed: the engine may be told to give up.
 	failedDrain = 30 * time.Second
 
-	// watchInterval is between two looks at the stream's ends.
+	// goodbye bounds a release that nobody answers; then the lease runs out by itself.
+	goodbye = 3 * time.Second
+
+	// watchInterval is between two looks at the stream's ends; it bounds how old the lag is.
 	watchInterval = 2 * time.Second
 )
 
@@ -76,6 +79,7 @@ type Source struct {
 	connect []nats.Option
 	log     *slog.Logger
 
+	looks   time.Duration                 // watchInterval, shorter in tests
 	through func(lease.Table) lease.Table // tests put faults between a worker and its bucket; nil: none
 }
 
@@ -89,7 +93,7 @@ func New(cfg Config, o Options) (*Source, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Source{cfg: cfg, connect: o.Connect, log: o.Log}
+	s := &Source{cfg: cfg, connect: o.Connect, log: o.Log, looks: watchInterval}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -425,7 +429,7 @@ func (r *run) ends(ctx context.Context) (first, last uint64, err error) {
 // watch looks at the stream every now and then: for messages that are gone before they were read, for the lag, and for
 // servers that refuse us.
 func (r *run) watch() {
-	tick := time.NewTicker(watchInterval)
+	tick := time.NewTicker(r.looks)
 	defer tick.Stop()
 	for {
 		select {

@@ -26,5 +26,5 @@ func start(t *testing.T, o server.Options) *server.Server {
 }
 
 func TestSourceKeepsTheContract(t *testing.T) {
-	sourcetest.Run(t, backend(start(t, server.Options{Sync: server.SyncLater}).URL(), 2*time.Second))
+	sourcetest.Run(t, backend(start(t, server.Options{Sync: server.SyncLater}).URL(), 1500*time.Millisecond))
 }

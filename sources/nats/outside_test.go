@@ -190,7 +190,7 @@ type log struct {
 
 func newLog(t *testing.T, url string, period time.Duration, partitions int) *log {
 	t.Helper()
-	nc, err := nats.Connect(url)
+	nc, err := nats.Connect(url, nats.ReconnectWait(50*time.Millisecond), nats.ReconnectJitter(0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,6 +98,19 @@ func (r *reader) open(ctx context.Context) error {
 		return err
 	}
 	again := r.run.reconnected()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // what was asked on a connection that is gone is not answered
+		select {
+		case <-again:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if !r.run.IsConnected() {
+		<-ctx.Done()
+		return fmt.Errorf("make a cursor for %s: %w", r.filter, nats.ErrDisconnected)
+	}
 	name := "millrace-" + nuid.Next()
 	c, err := r.run.js.CreateConsumer(ctx, r.run.cfg.Stream, jetstream.ConsumerConfig{
 		Name: name, FilterSubject: r.filter,

@@ -99,6 +99,8 @@ func (t *tenure) end(consumer stream.Consumer) {
 		consumer.Abort()
 		return
 	}
+	ctx, leave := context.WithTimeout(ctx, goodbye)
+	defer leave()
 	if err := t.Release(ctx); err != nil && !errors.Is(err, stream.ErrLost) {
 		t.run.log.Warn("partition was not released; others wait for its lease", "partition", t.Partition(), "error", err)
 	}
