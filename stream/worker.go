@@ -500,7 +500,7 @@ func microTime(us int64) time.Time {
 // Back-off between two attempts of an outside call: doubled from the first to the last, half of it random.
 const (
 	firstPause = 100 * time.Millisecond
-	lastPause  = 30 * time.Second
+	lastPause  = 10 * time.Second
 )
 
 // attempt calls fn until it succeeds, for ever, each time with a deadline. It gives up when the tenure ends, and on errors

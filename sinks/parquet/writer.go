@@ -176,37 +176,38 @@ func (w *writer) Stage(ctx context.Context, p stream.Provenance) ([]stream.Recei
 	return receipts, nil
 }
 
-// seal ends and seals the files that are not sealed yet, and stops at an error. Only as many as are being sealed are in
-// memory with all their bytes.
+// seal ends and seals the files that are not sealed yet, a few at a time. One that fails does not stop the others: where
+// one request in five fails, few files are left for the next attempt.
 func (w *writer) seal(ctx context.Context, p stream.Provenance) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	failed := make(chan error, len(w.staging))
 	var wg sync.WaitGroup
+	defer wg.Wait()
 	limit := make(chan struct{}, sealers)
 	for i, f := range w.staging {
 		if f.sealed != nil {
 			continue
 		}
 		limit <- struct{}{}
-		if ctx.Err() != nil {
-			break
-		}
 		p.File, p.Files = i+1, len(w.staging)
 		var err error
 		w.sink.encoding(func(e *encoder) { err = f.finish(e, p) })
 		if err != nil {
-			cancel(stream.Fatal(err))
-			break
+			return stream.Fatal(err)
 		}
 		wg.Go(func() {
 			defer func() { <-limit }()
 			if err := f.seal(ctx); err != nil {
-				cancel(err)
+				failed <- err
 			}
 		})
 	}
 	wg.Wait()
-	return context.Cause(ctx)
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
 }
 
 // Discard removes what was not staged completely.
