@@ -51,7 +51,7 @@ type Config struct {
 	SessionTimeout time.Duration `yaml:"session_timeout"`
 
 	// RebalanceTimeout is how long the group waits for a worker that drains what it gives away, before it goes on without
-	// that worker; at least SessionTimeout. Default 60 s.
+	// that worker; 1 s to 1 h. Default 60 s.
 	RebalanceTimeout time.Duration `yaml:"rebalance_timeout"`
 
 	// Instance makes this worker a static member of the group: restarted under the same name within SessionTimeout it has the
@@ -98,7 +98,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.Fetch.MaxBytes, 8<<20)
 	setDefault(&c.Fetch.PartitionBytes, min(1<<20, c.Fetch.MaxBytes))
 	setDefault(&c.SessionTimeout, 10*time.Second)
-	setDefault(&c.RebalanceTimeout, max(time.Minute, c.SessionTimeout))
+	setDefault(&c.RebalanceTimeout, time.Minute)
 	if c.SASL != nil {
 		setDefault(&c.SASL.Mechanism, "scram-sha-512")
 	}
@@ -136,7 +136,7 @@ func (c *Config) Validate() error {
 	check(c.Fetch.MaxBytes >= 64<<10 && c.Fetch.MaxBytes <= 1<<30, "fetch.max_bytes is %d; want 64KiB to 1GiB", c.Fetch.MaxBytes)
 	check(c.Fetch.PartitionBytes > 0 && c.Fetch.PartitionBytes <= c.Fetch.MaxBytes, "fetch.partition_bytes is %d; want 1 to fetch.max_bytes (%d)", c.Fetch.PartitionBytes, c.Fetch.MaxBytes)
 	check(c.SessionTimeout >= time.Second && c.SessionTimeout <= 30*time.Minute, "session_timeout is %v; want 1s to 30m", c.SessionTimeout)
-	check(c.RebalanceTimeout >= c.SessionTimeout && c.RebalanceTimeout <= time.Hour, "rebalance_timeout is %v; want session_timeout (%v) to 1h", c.RebalanceTimeout, c.SessionTimeout)
+	check(c.RebalanceTimeout >= time.Second && c.RebalanceTimeout <= time.Hour, "rebalance_timeout is %v; want 1s to 1h", c.RebalanceTimeout)
 	if c.TLS != nil {
 		check((c.TLS.Cert == "") == (c.TLS.Key == ""), "tls.cert and tls.key: one is empty; want both or none")
 		check(!c.TLS.Insecure || c.TLS.CA == "", "tls.insecure is true beside tls.ca; want one of them")

@@ -3,6 +3,10 @@
 //
 // It keeps groups, sessions, static members, transactions, retention, SASL and TLS as Apache Kafka does, and with Dir its
 // state outlives the process. It is one machine: no replication, so no unclean election.
+//
+// Two things differ from Kafka's groups. A member whose connection breaks while its JoinGroup waits gets no session, so it
+// holds up a rebalance for the whole rebalance time-out; and a member whose JoinGroup waits longer than its session is
+// expelled without an answer. Tests in which members are killed set a rebalance time-out below the session time-out.
 package broker
 
 import (
