@@ -19,13 +19,6 @@ import (
 	"time"
 )
 
-// Mutations seen red:
-//   - run goes on after a fatal probe: TestUnusablePlacesFailBeforeAnythingIsRead
-//   - the second signal is ignored: TestSecondSignalStopsAtOnce
-//   - the first signal ends hard: TestSignalDrainsAndCommits
-//   - --until-end leaves follow on: TestUntilEndEndsAFollowingSource
-//   - verify returns 0 with problems: TestVerifyNamesWhatIsMissing
-
 // lake is a pipeline over files in a folder.
 type lake struct {
 	t   *testing.T
@@ -283,7 +276,9 @@ type process struct {
 
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.CommandContext(t.Context(), os.Args[0], args...)}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	p := &process{t: t, cmd: exec.CommandContext(ctx, os.Args[0], args...)}
 	p.cmd.Env = append(os.Environ(), "MILLRACE_TEST_MAIN=yes")
 	p.cmd.WaitDelay = 10 * time.Second
 	stderr, err := p.cmd.StderrPipe()

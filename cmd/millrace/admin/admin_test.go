@@ -20,10 +20,10 @@ import (
 )
 
 // Mutations seen red:
-//   - latest keeps every tenure: TestMetricsSayWhatTheEngineSays (the scrape fails)
+//   - latest keeps ended tenures: TestMetricsSayWhatTheEngineSays (the scrape fails)
 //   - lag -1 is exported: TestMetricsSayWhatTheEngineSays
 //   - healthz answers 200 in spite of the error: TestHealthFollowsProgress
-//   - readyz looks at the number of partitions only: TestReadyAfterRecovery
+//   - readyz passes over Recovered: TestReadyAfterRecovery
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // engine is a picture of one.

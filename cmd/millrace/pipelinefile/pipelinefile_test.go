@@ -11,6 +11,14 @@ import (
 	"time"
 )
 
+// Mutations seen red (line broken -> test or its file):
+//   - parse.go, doubled keys pass                       -> frame.txt, two-sources.txt
+//   - parse.go, without joinParentheses                 -> parentheses.txt
+//   - expand.go, before points past the dollar sign     -> expressions.txt
+//   - place.go, a value ends with its line              -> expressions.txt
+//   - value.go, follow-up problems are told             -> types.txt
+//   - decode.go, negative durations pass                -> negative.txt
+
 // brew is a Config with a field of each kind that packages may have.
 type brew struct {
 	Name    string            `yaml:"name"`
