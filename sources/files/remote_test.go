@@ -115,19 +115,19 @@ func TestChangesOfObjectsAreNoticed(t *testing.T) {
 func TestObjectThatIsReplacedOrDeletedWhileItIsReadIsAnError(t *testing.T) {
 	store, _ := bucket(t, 0)
 	for text, change := range map[string]func(){
-		"replaced": func() { put(t, store, "a", strings.Repeat("x\n", 8<<20)) },
+		"replaced": func() { put(t, store, "a", strings.Repeat(strings.Repeat("x", 4<<10)+"\n", 4<<10)) },
 		"deleted": func() {
 			if err := store.Delete(t.Context(), "a"); err != nil {
 				t.Error(err)
 			}
 		},
 	} {
-		put(t, store, "a", strings.Repeat("y\n", 8<<20))
+		put(t, store, "a", strings.Repeat(strings.Repeat("y", 4<<10)+"\n", 4<<10))
 		w := newWorld(t, Config{Paths: []string{"s3://lake/a"}})
 		w.every = 0
 		changed := false
 		w.crash = func(_ string, n int) bool {
-			if n > 100 && !changed {
+			if n > 10 && !changed {
 				changed = true
 				change()
 			}

@@ -141,23 +141,9 @@ func TestDamagedCheckpointIsNamed(t *testing.T) {
 func TestRemovedCheckpointFolderEndsTheTenure(t *testing.T) {
 	w := newWorld(t, Config{Follow: true})
 	w.write("in/a", "a\n")
-	stop := w.start()
+	a, ended := w.startOne()
 	w.delivered("in/a", 1)
-	var a stream.Assignment
-	s := w.source()
-	s.cfg.Paths = []string{w.path("in/b")}
-	w.write("in/b", "b\n")
-	assigned := make(chan struct{})
-	ended := make(chan error, 1)
-	go func() {
-		ended <- s.Run(t.Context(), func(got stream.Assignment) (stream.Consumer, error) {
-			a = got
-			defer close(assigned)
-			return w.assign(got)
-		})
-	}()
-	<-assigned
-	w.remove("checkpoints")
+	w.rename("checkpoints", "elsewhere") // in one step, as no removal is
 	select {
 	case <-a.Done():
 	case <-time.After(10 * time.Second):
@@ -169,24 +155,32 @@ func TestRemovedCheckpointFolderEndsTheTenure(t *testing.T) {
 	if err := <-ended; !errors.Is(err, stream.ErrLost) || !strings.Contains(err.Error(), w.cfg.Checkpoints) {
 		t.Errorf("Run: %v", err)
 	}
-	stop()
+}
+
+// startOne runs a source until its first assignment.
+func (w *world) startOne() (stream.Assignment, chan error) {
+	assigned, ended := make(chan stream.Assignment, 1), make(chan error, 1)
+	go func() {
+		ended <- w.source().Run(w.Context(), func(a stream.Assignment) (stream.Consumer, error) {
+			c, err := w.assign(a)
+			assigned <- a
+			return c, err
+		})
+	}()
+	select {
+	case a := <-assigned:
+		return a, ended
+	case <-time.After(10 * time.Second):
+		w.Fatal("nothing is assigned")
+		return nil, nil
+	}
 }
 
 func TestOvertakenCheckpointEndsTheTenure(t *testing.T) {
 	w := newWorld(t, Config{Follow: true})
 	w.write("in/a", "a\n")
-	var a stream.Assignment
-	assigned := make(chan struct{})
-	ended := make(chan error, 1)
+	a, ended := w.startOne()
 	s := w.source()
-	go func() {
-		ended <- s.Run(t.Context(), func(got stream.Assignment) (stream.Consumer, error) {
-			a = got
-			defer close(assigned)
-			return w.assign(got)
-		})
-	}()
-	<-assigned
 	saved, err := s.folder.load(a.Partition())
 	if err != nil {
 		t.Fatal(err)
