@@ -409,3 +409,23 @@ func TestRecordSharesOneFate(t *testing.T) {
 		}
 	})
 }
+
+// oddName is a source with one partition whose name is no text.
+type oddName struct{ memSource }
+
+func (s *oddName) Run(ctx context.Context, assigned func(Assignment) (Consumer, error)) error {
+	_, err := assigned(oddAssignment{&memAssignment{done: make(chan struct{})}})
+	return err
+}
+
+type oddAssignment struct{ *memAssignment }
+
+func (oddAssignment) Partition() string { return "caf\xe9.log" }
+
+func TestPartitionNameMustBeText(t *testing.T) {
+	p := &process{world: newWorld(1, 1, 1, 0)}
+	err := p.engine(t, nil).Run(t.Context(), t.Context(), &oddName{memSource{p: p}})
+	if err == nil || !strings.Contains(err.Error(), "not UTF-8") {
+		t.Errorf("run ended with %v; want it to name the partition", err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 var (
@@ -67,6 +68,9 @@ type openSink struct {
 }
 
 func (e *Engine) newWorker(a Assignment) (*worker, error) {
+	if !utf8.ValidString(a.Partition()) {
+		return nil, errors.New("its name is not UTF-8, and every file would say another one; rename it") // a file's name may be so
+	}
 	w := &worker{
 		engine: e, cfg: &e.cfg, assignment: a,
 		tenure:   Tenure{Pipeline: e.cfg.Name, Partition: a.Partition(), Epoch: a.Epoch(), Schema: e.cfg.Schema},
