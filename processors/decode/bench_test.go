@@ -155,6 +155,7 @@ func BenchmarkEncodingJSON(b *testing.B) {
 		Quantity  int64     `json:"quantity"`
 	}
 	b.ReportAllocs()
+	b.ResetTimer()
 	for i := range b.N {
 		var e event
 		var rest map[string]json.RawMessage

@@ -114,8 +114,10 @@ func deep(n int) string { return strings.Repeat(`[`, n) + strings.Repeat(`]`, n)
 func TestJSONRules(t *testing.T) {
 	m := newMaker(t, rules())
 	for _, c := range []struct{ name, in, want string }{
-		{"the well-known columns", `{"event_id":"e","event_type":"view","user_id":"u","anonymous_id":"a","session_id":"s","item_id":"i","items":["x","y"],"recommendation_id":"r","query":"q","url":"/","referrer":"/r","ip":"::1","country":"UK","region":"eu","price":2.50,"currency":"GBP","quantity":3}`,
-			`event_id=e event_type=view user_id=u anonymous_id=a session_id=s item_id=i items=["x","y"] recommendation_id=r query=q url=/ referrer=/r ip=::1 country=UK region=eu price=2.5 currency=GBP quantity=3`},
+		{
+			"the well-known columns", `{"event_id":"e","event_type":"view","user_id":"u","anonymous_id":"a","session_id":"s","item_id":"i","items":["x","y"],"recommendation_id":"r","query":"q","url":"/","referrer":"/r","ip":"::1","country":"UK","region":"eu","price":2.50,"currency":"GBP","quantity":3}`,
+			`event_id=e event_type=view user_id=u anonymous_id=a session_id=s item_id=i items=["x","y"] recommendation_id=r query=q url=/ referrer=/r ip=::1 country=UK region=eu price=2.5 currency=GBP quantity=3`,
+		},
 		{"white space", " \t\r\n{ \"s\" : \"x\" , \"i\" : 1 } \n", "i=1 s=x"},
 		{"empty object", `{}`, ""},
 		{"null", `{"s":null,"i":null,"f":null,"b":null,"t":null,"d":null,"l":null,"j":null,"event_time":null}`, ""},
@@ -164,8 +166,10 @@ func TestJSONRules(t *testing.T) {
 
 		{"number for a string", `{"user_id":17850.0,"s":-1e400}`, "user_id=17850.0 s=-1e400"},
 		{"string for a number", `{"i":"-42","f":"2.50","d":"2.50","quantity":"6"}`, "quantity=6 d=2.50 f=2.5 i=-42"},
-		{"whole numbers", `[{"i":3.0},{"i":1e3},{"i":1200e-2},{"i":-0},{"i":9223372036854775807},{"i":-9223372036854775808}]`,
-			"i=3\ni=1000\ni=12\ni=0\ni=9223372036854775807\ni=-9223372036854775808"},
+		{
+			"whole numbers", `[{"i":3.0},{"i":1e3},{"i":1200e-2},{"i":-0},{"i":9223372036854775807},{"i":-9223372036854775808}]`,
+			"i=3\ni=1000\ni=12\ni=0\ni=9223372036854775807\ni=-9223372036854775808",
+		},
 		{"int beyond 64 bits", `{"i":9223372036854775808}`, "error: i: 9223372036854775808 is not a whole number of 64 bits"},
 		{"negative int beyond 64 bits", `{"i":-9223372036854775809}`, "error: i: -9223372036854775809 is not a whole number of 64 bits"},
 		{"int with 40 digits", `{"i":1` + strings.Repeat("0", 39) + `1}`, "error: i: 10000000000000000000000000000000000000001 is not a whole number of 64 bits"},
@@ -200,8 +204,10 @@ func TestJSONRules(t *testing.T) {
 		{"RFC 3339", `{"t":"2010-12-01T08:26:00+01:00"}`, "t=2010-12-01T07:26:00.000000Z"},
 		{"seventh digit of a fraction", `{"t":"2010-12-01T08:26:00.1234569Z"}`, "t=2010-12-01T08:26:00.123456Z"},
 		{"layout in a zone", `{"t":"2010-07-01 08:26:00"}`, "t=2010-07-01T07:26:00.000000Z"},
-		{"milliseconds", `[{"t":1659304800025},{"t":"1659304800025"},{"t":1659304800025.5},{"t":-0.0001},{"t":1.6593048e12}]`,
-			"t=2022-07-31T22:00:00.025000Z\nt=2022-07-31T22:00:00.025000Z\nt=2022-07-31T22:00:00.025500Z\nt=1969-12-31T23:59:59.999999Z\nt=2022-07-31T22:00:00.000000Z"},
+		{
+			"milliseconds", `[{"t":1659304800025},{"t":"1659304800025"},{"t":1659304800025.5},{"t":-0.0001},{"t":1.6593048e12}]`,
+			"t=2022-07-31T22:00:00.025000Z\nt=2022-07-31T22:00:00.025000Z\nt=2022-07-31T22:00:00.025500Z\nt=1969-12-31T23:59:59.999999Z\nt=2022-07-31T22:00:00.000000Z",
+		},
 		{"year 9999", `{"event_time":"9999-12-31T23:59:59.999999Z"}`, "event_time=9999-12-31T23:59:59.999999Z"},
 		{"year 10000", `{"event_time":"9999-12-31T23:59:59-01:00"}`, `error: event_time: "9999-12-31T23:59:59-01:00" is not in the years 1 to 9999`},
 		{"year 0", `{"t":"0000-12-31T23:59:59Z"}`, `error: t: "0000-12-31T23:59:59Z" is not in the years 1 to 9999`},

@@ -32,8 +32,10 @@ func TestCSVRules(t *testing.T) {
 	m := newMaker(t, c)
 	const header = "\ufeffs,i,f,b,t,d,l,j,user_id,page.url,\"more, or \"\"less\"\"\"\r\n"
 	for _, c := range []struct{ name, in, want string }{
-		{"every type", `x,7,2.5,true,2010-07-01 08:26:00,2.5,"[""a"",1]","{""k"":1}",17850.0,/a,m` + "\r\n",
-			`user_id=17850.0 b=true d=2.50 f=2.5 i=7 j={"k":1} l=["a","1"] page_url=/a s=x t=2010-07-01T07:26:00.000000Z properties={"more, or \"less\"":"m"}`},
+		{
+			"every type", `x,7,2.5,true,2010-07-01 08:26:00,2.5,"[""a"",1]","{""k"":1}",17850.0,/a,m` + "\r\n",
+			`user_id=17850.0 b=true d=2.50 f=2.5 i=7 j={"k":1} l=["a","1"] page_url=/a s=x t=2010-07-01T07:26:00.000000Z properties={"more, or \"less\"":"m"}`,
+		},
 		{"empty is null, but in a declared column of text", `,,,,,,,,,,`, `page_url= s= properties={"more, or \"less\"":""}`},
 		{"quotes", `"a ""b"", c",,,,,,,,"",,"d` + "\n" + `e	"`, `page_url= s=a "b", c properties={"more, or \"less\"":"d\ne\t"}`},
 		{"leading zeros and a plus", `,007,+1.50,,,,,,,,`, `f=1.5 i=7 page_url= s= properties={"more, or \"less\"":""}`},
@@ -116,13 +118,17 @@ func TestCombinedRules(t *testing.T) {
 	const start = `1.2.3.4 - - [17/May/2015:10:05:03 +0200] `
 	const at = `event_time=2015-05-17T08:05:03.000000Z`
 	for _, c := range []struct{ name, in, want string }{
-		{"combined", start + `"GET /a?b=c HTTP/1.1" 200 17 "http://x/" "Mozilla/5.0 (X11)"` + "\n",
-			at + ` url=/a?b=c referrer=http://x/ user_agent=Mozilla/5.0 (X11) ip=1.2.3.4 bot=false bytes=17 status=200 verb=GET properties={"protocol":"HTTP/1.1"}`},
+		{
+			"combined", start + `"GET /a?b=c HTTP/1.1" 200 17 "http://x/" "Mozilla/5.0 (X11)"` + "\n",
+			at + ` url=/a?b=c referrer=http://x/ user_agent=Mozilla/5.0 (X11) ip=1.2.3.4 bot=false bytes=17 status=200 verb=GET properties={"protocol":"HTTP/1.1"}`,
+		},
 		{"common", start + `"GET / HTTP/1.0" 304 -`, at + ` url=/ ip=1.2.3.4 status=304 verb=GET properties={"protocol":"HTTP/1.0"}`},
 		{"- is null", `- - - [17/May/2015:10:05:03 +0200] "-" - - "-" "-"`, at},
 		{"a user with spaces", `::1 id a b [17/May/2015:10:05:03 +0200] "-" 408 0 "" ""`, at + ` user_id=a b ip=::1 bytes=0 status=408 properties={"ident":"id"}`},
-		{"escapes", start + `"GET /\"\\\x41\xc3\xa9\n\q HTTP/1.1" 200 1 "-" "a\"b"`,
-			at + " url=/\"\\Aé\n\\q user_agent=a\"b ip=1.2.3.4 bot=false bytes=1 status=200 verb=GET properties={\"protocol\":\"HTTP/1.1\"}"},
+		{
+			"escapes", start + `"GET /\"\\\x41\xc3\xa9\n\q HTTP/1.1" 200 1 "-" "a\"b"`,
+			at + " url=/\"\\Aé\n\\q user_agent=a\"b ip=1.2.3.4 bot=false bytes=1 status=200 verb=GET properties={\"protocol\":\"HTTP/1.1\"}",
+		},
 		{"a TLS handshake", start + `"\x16\x03\x01\x00\xee" 400 226 "-" "-"`, at + " ip=1.2.3.4 bytes=226 status=400 properties={\"request\":\"\\u0016\\u0003\\u0001\ufffd\ufffd\"}"},
 		{"a path with spaces", start + `"GET /a b HTTP/1.1" 200 1`, at + ` url=/a b ip=1.2.3.4 bytes=1 status=200 verb=GET properties={"protocol":"HTTP/1.1"}`},
 		{"HTTP/0.9", start + `"GET /a" 200 1`, at + ` url=/a ip=1.2.3.4 bytes=1 status=200 verb=GET`},
