@@ -98,8 +98,8 @@ func New(t Table, cfg Config) (*Worker, error) {
 }
 
 // Run takes its fair part of the partitions until ctx ends (nil) or something fails for good. partitions says which there
-// are to own, given all rows. granted is told each lease, from one goroutine, and must not block. After Run the leases that
-// were granted are still renewed until they are ended: see Wait.
+// are to own, given all rows. granted is told each lease; calls may be concurrent and must not block. After Run the leases
+// that were granted are still renewed until they are ended: see Wait.
 func (w *Worker) Run(ctx context.Context, partitions func([]Row) []string, granted func(*Lease)) error {
 	defer w.close()
 	failures := 0

@@ -93,6 +93,12 @@ func (w *world) apply(writer string, r Row) (uint64, error) {
 	return r.Revision, nil
 }
 
+func (w *world) row(name string) Row {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rows[name]
+}
+
 // link is one process's way to the table, with its faults.
 type link struct {
 	*world
@@ -305,8 +311,11 @@ func (p *process) tenure(l *Lease) {
 }
 
 func (p *process) drain(ctx context.Context, l *Lease, c *stream.Checkpoint, end func()) {
+	p.link.mu.Lock()
+	drains := p.drains
+	p.link.mu.Unlock()
 	select {
-	case <-time.After(rand.N(p.drains + 1)):
+	case <-time.After(rand.N(drains + 1)):
 	case <-ctx.Done():
 	}
 	ok := p.commit(ctx, l, c)
@@ -417,6 +426,7 @@ func (w *world) end() {
 	for _, name := range slices.Sorted(maps.Keys(w.live)) {
 		w.live[name].stop()
 	}
+	time.Sleep(period) // what is still on its way arrives
 	synctest.Wait()
 }
 

@@ -70,12 +70,7 @@ func Start(o Options) (*Server, error) {
 	log := &logger{cmp.Or(o.Log, slog.New(slog.DiscardHandler)), make(chan error, 1)}
 	s.SetLoggerV2(log, false, false, false)
 	go s.Start()
-	if !s.ReadyForConnections(cmp.Or(o.Start, 30*time.Second)) {
-		err := errors.New("it is not ready in time")
-		select {
-		case err = <-log.fatal:
-		default:
-		}
+	if err := ready(s, cmp.Or(o.Start, 30*time.Second), log.fatal); err != nil {
 		s.Shutdown()
 		return nil, fmt.Errorf("start NATS server in %s: %w", o.Dir, err)
 	}
@@ -84,6 +79,21 @@ func Start(o Options) (*Server, error) {
 		running.Addr = a.String()
 	}
 	return running, nil
+}
+
+// ready waits until the server takes connections or gives up.
+func ready(s *server.Server, limit time.Duration, fatal <-chan error) error {
+	for late := time.Now().Add(limit); time.Now().Before(late); {
+		if s.ReadyForConnections(50 * time.Millisecond) {
+			return nil
+		}
+		select {
+		case err := <-fatal:
+			return err
+		default:
+		}
+	}
+	return fmt.Errorf("it is not ready after %v", limit)
 }
 
 func (o *Options) server() (*server.Options, error) {
