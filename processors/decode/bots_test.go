@@ -16,8 +16,10 @@ func TestPatterns(t *testing.T) {
 		if got := b.match(agent); got != want {
 			t.Errorf("%q: got %v, want %v", agent, got, want)
 		}
-		if b.judge(agent) != want || b.judge(agent) != want {
-			t.Errorf("%q: the verdict that is kept is not the first one", agent)
+		for _, time := range []string{"first", "second"} {
+			if b.judge(agent) != want {
+				t.Errorf("%q: the %s verdict is wrong", agent, time)
+			}
 		}
 	}
 }

@@ -114,3 +114,13 @@ func TestWantsHeader(t *testing.T) {
 		}
 	}
 }
+
+func TestSchemaOfAnotherConfigIsRefused(t *testing.T) {
+	s, err := new(decode.Config).Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decode.New(rules(), s); err == nil || !strings.Contains(err.Error(), "the schema is not this config's") {
+		t.Errorf("got %v", err)
+	}
+}

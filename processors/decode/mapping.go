@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"fmt"
 	"maps"
 	"math/bits"
 	"slices"
@@ -26,6 +27,11 @@ type node struct {
 }
 
 func compile(c *Config, s *stream.Schema) (*mapping, error) {
+	for name := range c.Columns {
+		if _, ok := s.Lookup(name); !ok {
+			return nil, fmt.Errorf("the schema is not this config's: it has no column %q", name)
+		}
+	}
 	m := &mapping{columns: s.Columns}
 	if err := m.clock.set(&c.Time, c.Format); err != nil {
 		return nil, err
