@@ -71,7 +71,7 @@ func (b *bucket) remedy(err error) string {
 		return "correct the url"
 	case "AccessDenied", "AllAccessDisabled", "AccountProblem", "NotSignedUp", "InvalidObjectState":
 		return "allow s3:PutObject, s3:GetObject, s3:DeleteObject, s3:AbortMultipartUpload on " + b.String() + "/* and s3:ListBucket on the bucket"
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidSecurity":
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidSecurity", "XAdminUserNotFound": // the last one is versitygw's
 		return "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile or role in use"
 	case "ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired":
 		return "get a new session token, or use credentials that renew themselves"
