@@ -122,12 +122,27 @@ const (
 func wellKnown() []Column {
 	text, list := Type{Kind: String}, Type{Kind: List}
 	return []Column{
-		{"event_id", "id", text}, {"event_type", "type", text}, {"event_time", "time", Type{Kind: Timestamp}},
-		{"received_at", "received", Type{Kind: Timestamp}}, {"user_id", "user", text}, {"anonymous_id", "anonymous", text},
-		{"session_id", "session", text}, {"item_id", "item", text}, {"items", "", list},
-		{"recommendation_id", "recommendation", text}, {"query", "", text}, {"url", "", text}, {"referrer", "", text},
-		{"user_agent", "", text}, {"ip", "", text}, {"country", "", text}, {"region", "", text},
-		{"price", "", Type{Kind: Float}}, {"currency", "", text}, {"quantity", "", Type{Kind: Int}}, {"bot", "", Type{Kind: Bool}},
+		{"event_id", "id", text},
+		{"event_type", "type", text},
+		{"event_time", "time", Type{Kind: Timestamp}},
+		{"received_at", "received", Type{Kind: Timestamp}},
+		{"user_id", "user", text},
+		{"anonymous_id", "anonymous", text},
+		{"session_id", "session", text},
+		{"item_id", "item", text},
+		{"items", "", list},
+		{"recommendation_id", "recommendation", text},
+		{"query", "", text},
+		{"url", "", text},
+		{"referrer", "", text},
+		{"user_agent", "", text},
+		{"ip", "", text},
+		{"country", "", text},
+		{"region", "", text},
+		{"price", "", Type{Kind: Float}},
+		{"currency", "", text},
+		{"quantity", "", Type{Kind: Int}},
+		{"bot", "", Type{Kind: Bool}},
 	}
 }
 

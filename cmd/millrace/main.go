@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"os"
+	_ "time/tzdata" // decode.time.zone must work on machines without a time zone database
 )
 
 func main() {

@@ -491,8 +491,9 @@ func (o *oracle) round(n *node, args []any) (any, error) {
 	if len(args) == 2 {
 		places = uint8(args[1].(*big.Rat).Num().Int64())
 	}
-	r, ok := args[0].(*big.Rat)
+	r, _ := args[0].(*big.Rat)
 	if f, isFloat := args[0].(float64); isFloat {
+		var ok bool
 		if r, ok = new(big.Rat).SetString(strconv.FormatFloat(f, 'g', -1, 64)); !ok {
 			return nil, errOracle
 		}

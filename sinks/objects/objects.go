@@ -236,7 +236,7 @@ func parse(location string) (place, error) {
 // checkKey refuses keys that a folder would resolve to somewhere else, and that would list in a bucket as another key.
 func checkKey(key string) error {
 	if !fs.ValidPath(key) || key == "." || strings.ContainsAny(key, "\x00\\") {
-		return stream.Fatal(fmt.Errorf("%q is no key; want elements with single slashes between, none of them . or ..", key))
+		return stream.Fatal(fmt.Errorf("%q is no key; want elements other than . and .. with single slashes between", key))
 	}
 	return nil
 }

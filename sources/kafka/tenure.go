@@ -253,18 +253,17 @@ func (t *tenure) offset(ctx context.Context, at int64) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("list offsets of %s: %w", t, err)
 	}
-	for _, topic := range resp.Topics {
-		for _, p := range topic.Partitions {
-			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-				if f := denied(err); f != nil {
-					return 0, f
-				}
-				return 0, fmt.Errorf("list offsets of %s: %w", t, err)
-			}
-			return p.Offset, nil
-		}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return 0, fmt.Errorf("list offsets of %s: the answer does not have it", t)
 	}
-	return 0, fmt.Errorf("list offsets of %s: the answer does not have it", t)
+	answer := resp.Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
+		if f := denied(err); f != nil {
+			return 0, f
+		}
+		return 0, fmt.Errorf("list offsets of %s: %w", t, err)
+	}
+	return answer.Offset, nil
 }
 
 // drain ends the tenure while the partition is still owned. Every caller waits until it has ended.

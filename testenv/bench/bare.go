@@ -217,4 +217,5 @@ func newShared() shared {
 }
 
 func (s shared) EncodeLevel(dst, src []byte, _ int) []byte { return s.encoder.EncodeAll(src, dst[:0]) }
-func (s shared) Encode(dst, src []byte) []byte             { return s.encoder.EncodeAll(src, dst[:0]) }
+
+func (s shared) Encode(dst, src []byte) []byte { return s.encoder.EncodeAll(src, dst[:0]) }

@@ -236,7 +236,7 @@ func (m *millrace) crashToTheEnd(random *rand.Rand) {
 
 const brokerPipeline = `name: crash
 source:
-  kafka: { brokers: ["%s"], topics: [clicks], session_timeout: 1500ms }
+  kafka: { brokers: ["%s"], topics: [clicks], session_timeout: 3s, rebalance_timeout: 2s }
 decode: { format: json }
 sinks:
   lake:
@@ -335,7 +335,7 @@ func (m *millrace) finish() {
 			state := metrics(admin)
 			_ = cmd.Process.Signal(syscall.SIGABRT) // with the goroutines' stacks
 			_ = cmd.Wait()
-			m.t.Fatalf("not all was read in 3 minutes\n%s\n%s", state, said)
+			m.t.Fatalf("not all was read in 5 minutes\n%s\n%s", state, said)
 		}
 		<-time.After(200 * time.Millisecond)
 		if settled(admin) {

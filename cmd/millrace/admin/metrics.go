@@ -92,7 +92,7 @@ func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
 
 func (c *Collector) collectPartitions(out emitter, partitions []stream.PartitionStats) {
 	now := c.now()
-	mostRecords, mostSeconds := int64(-1), time.Duration(-1)
+	mostRecords, oldest := int64(-1), time.Duration(-1)
 	for _, p := range latest(partitions) {
 		if p.LagRecords >= 0 {
 			out.gauge(c.lagRecords, float64(p.LagRecords), p.Partition)
@@ -100,7 +100,7 @@ func (c *Collector) collectPartitions(out emitter, partitions []stream.Partition
 		if p.LagAge >= 0 {
 			out.gauge(c.lagSeconds, p.LagAge.Seconds(), p.Partition)
 		}
-		mostRecords, mostSeconds = max(mostRecords, p.LagRecords), max(mostSeconds, p.LagAge)
+		mostRecords, oldest = max(mostRecords, p.LagRecords), max(oldest, p.LagAge)
 		if !p.Watermark.IsZero() {
 			out.gauge(c.watermark, now.Sub(p.Watermark).Seconds(), p.Partition)
 		}
@@ -118,8 +118,8 @@ func (c *Collector) collectPartitions(out emitter, partitions []stream.Partition
 	if mostRecords >= 0 {
 		out.gauge(c.maxRecords, float64(mostRecords))
 	}
-	if mostSeconds >= 0 {
-		out.gauge(c.maxSeconds, mostSeconds.Seconds())
+	if oldest >= 0 {
+		out.gauge(c.maxSeconds, oldest.Seconds())
 	}
 }
 
