@@ -82,7 +82,7 @@ func (d *devProcess) browser() context.Context {
 	d.t.Cleanup(closeTab)
 	tab, cancel := context.WithTimeout(tab, 2*time.Minute)
 	d.t.Cleanup(cancel)
-	if err := chromedp.Run(tab, chromedp.Navigate(d.url)); err != nil {
+	if _, err := chromedp.Run(tab, chromedp.Navigate(d.url)); err != nil {
 		d.t.Fatalf("open the page: %v (testenv/install.sh installs chromium)", err)
 	}
 	return tab
@@ -91,10 +91,16 @@ func (d *devProcess) browser() context.Context {
 // see waits until a JavaScript condition holds on the page.
 func (d *devProcess) see(tab context.Context, condition string) {
 	d.t.Helper()
-	if err := chromedp.Run(tab, chromedp.Poll(condition, nil, chromedp.WithPollingInterval(200*time.Millisecond))); err != nil {
-		var page string
-		_ = chromedp.Run(tab, chromedp.InnerHTML("body", &page))
-		d.t.Fatalf("the page never showed %s: %v\n%s", condition, err, page)
+	for deadline := time.Now().Add(time.Minute); ; {
+		yes, err := chromedp.Run(tab, chromedp.Evaluate[bool](condition))
+		if err == nil && yes {
+			return
+		}
+		if time.Now().After(deadline) {
+			page, _ := chromedp.Run(tab, chromedp.Evaluate[string]("document.body.innerText"))
+			d.t.Fatalf("the page never showed %s: %v\n%s", condition, err, page)
+		}
+		<-time.After(200 * time.Millisecond)
 	}
 }
 
@@ -130,8 +136,8 @@ func TestRealDevInABrowser(t *testing.T) {
 	tab = d.browser()
 	const total = 7853 + 2
 	d.see(tab, fmt.Sprintf(number+`('rows') >= %d`, total))
-	var shot []byte
-	if err := chromedp.Run(tab, chromedp.FullScreenshot(&shot, 90)); err != nil {
+	shot, err := chromedp.Run(tab, chromedp.FullScreenshot(100))
+	if err != nil {
 		t.Error(err)
 	}
 	if name := os.Getenv("MILLRACE_SCREENSHOT"); name != "" {
@@ -139,8 +145,7 @@ func TestRealDevInABrowser(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	var rows int
-	if err := chromedp.Run(tab, chromedp.Evaluate(number+`('rows')`, &rows)); err != nil || rows != total {
+	if rows, err := chromedp.Run(tab, chromedp.Evaluate[int](number+`('rows')`)); err != nil || rows != total {
 		t.Errorf("%d rows in the lake, %v; want %d", rows, err, total)
 	}
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
