@@ -37,7 +37,8 @@ function rows(id, list, cells) {
 
 function chart(rate) {
   const svg = $('chart'), width = 1200, height = 140, steps = 120;
-  const top = Math.max(10, ...rate) * 1.1;
+  const peak = Math.max(0, ...rate), top = Math.max(10, peak) * 1.1;
+  $('peak').textContent = `peak ${count.format(peak)}`;
   const x = i => width * (steps - rate.length + i) / (steps - 1);
   const y = v => height - 4 - (height - 8) * v / top;
   const line = rate.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`).join(' ');
