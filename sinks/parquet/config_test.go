@@ -1,11 +1,15 @@
 package parquet_test
 
 import (
+	"bytes"
 	"path"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/apache/arrow/go/v17/parquet/file"
+
+	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/parquet"
 	"github.com/millrace-io/millrace/stream"
 )
@@ -95,9 +99,46 @@ func TestFoldersAreThoseOfHive(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%q: folder %q; want %q", c.by, got, c.want)
 		}
+		for _, name := range rootColumns(t, store, keys[0]) {
+			if strings.Contains("/"+got, "/"+name+"=") {
+				t.Errorf("%q: the column %s is in the file and in its path", c.by, name)
+			}
+		}
 		if rows := readAll(t, store, keys[0], schema); len(rows) != 1 || rows[0] != described(schema, e) {
 			t.Errorf("%q: the file has\n%s\nwant\n%s", c.by, rows, described(schema, e))
 		}
+	}
+}
+
+// rootColumns are the columns of a file as Arrow sees them.
+func rootColumns(t *testing.T, store objects.Store, key string) []string {
+	t.Helper()
+	data, err := store.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := file.NewParquetReader(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := r.MetaData().Schema.Root()
+	names := make([]string, root.NumFields())
+	for i := range names {
+		names[i] = root.Field(i).Name()
+	}
+	return names
+}
+
+func TestHoursAroundTheEpochAreApart(t *testing.T) {
+	schema := clickSchema(t)
+	events := positions(schema, 1, 2, 3)
+	for i, v := range []stream.Value{at(1969, 12, 31, 22), at(1969, 12, 31, 23), at(1970, 1, 1, 0)} {
+		events[i].Values[stream.Time] = v
+	}
+	store := folderStore(t)
+	keys := publish(t, newSink(t, store, parquet.Config{PartitionBy: []string{"hour"}}), store, schema, events)
+	if len(keys) != 3 {
+		t.Errorf("%d files of three hours: %q", len(keys), keys)
 	}
 }
 

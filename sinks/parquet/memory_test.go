@@ -129,3 +129,18 @@ func TestALongFileStaysSmallInMemory(t *testing.T) {
 	w.Discard(t.Context())
 	runtime.KeepAlive(events)
 }
+
+func TestWhatTheUploadsHoldIsReported(t *testing.T) {
+	store := &hoarder{}
+	w, err := newSink(t, store, parquet.Config{RowGroup: 64 << 10}).Open(t.Context(), stream.Tenure{Pipeline: "clicks", Schema: clickSchema(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for batch := range slices.Chunk(clicks(t, 20_000, 14), 512) {
+		w.Write(batch)
+	}
+	if store.bytes < mib || w.Buffered() < store.bytes {
+		t.Errorf("%d bytes are reported; the uploads alone hold %d", w.Buffered(), store.bytes)
+	}
+	w.Discard(t.Context())
+}
