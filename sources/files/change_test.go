@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace-io/millrace/stream"
 )
@@ -175,6 +176,7 @@ func TestNameThatLooksLikeAGenerationIsTold(t *testing.T) {
 
 func TestRotatedFileIsReadToItsEndFirst(t *testing.T) {
 	w := newWorld(t, Config{Follow: true, Paths: []string{"in/access.log"}})
+	w.cfg.Poll = 60 * time.Millisecond // the writer's next line must come within quietPolls of them
 	w.write("in/access.log", joined(numbered(0, 5)))
 	stop := w.start()
 	w.delivered("in/access.log", 5)
@@ -185,12 +187,15 @@ func TestRotatedFileIsReadToItsEndFirst(t *testing.T) {
 	defer log.Close()
 	w.rename("in/access.log", "in/access.log.1")
 	w.write("in/access.log", joined(numbered(100, 103)))
-	log.WriteString("late\nlater") // the writer has not reopened yet
+	for i, line := range []string{"late\n", "later\n", "last"} { // the writer has not reopened yet
+		w.delivered("in/access.log", 5+i)
+		log.WriteString(line)
+	}
 	w.delivered("in/access.log#2", 3)
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	w.holds("in/access.log", append(numbered(0, 5), "late", "later")...)
+	w.holds("in/access.log", append(numbered(0, 5), "late", "later", "last")...)
 	w.holds("in/access.log#2", numbered(100, 103)...)
 	w.only("in/access.log", "in/access.log#2")
 }

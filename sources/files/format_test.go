@@ -131,20 +131,25 @@ func TestFlippedBitsAreNeverPassedOver(t *testing.T) {
 }
 
 func TestCompressedFileThatIsBeingWrittenIsFollowed(t *testing.T) {
-	lines := numbered(0, 3000)
+	random := newRandom(t)
+	var lines []string
+	for range 60_000 { // does not compress well, so half of the file holds many blocks
+		lines = append(lines, fmt.Sprintf("%x", random.Uint64()))
+	}
 	for name, pack := range map[string]func(testing.TB, string) string{"gzip": gzipOf, "zstd": zstdOf} {
 		w := newWorld(t, Config{Follow: true})
-		w.every = 600
-		packed := pack(t, joined(lines[:1000]))
+		w.every = 5000
+		packed := pack(t, joined(lines[:40_000]))
 		w.write("in/"+name, packed[:2])
 		stop := w.start()
 		w.append("in/"+name, packed[2:len(packed)/2])
-		w.append("in/"+name, packed[len(packed)/2:])
 		w.delivered("in/"+name, 1000)
-		w.append("in/"+name, pack(t, joined(lines[1000:2000])))
-		w.delivered("in/"+name, 2000)
-		w.append("in/"+name, pack(t, joined(lines[2000:])))
-		w.delivered("in/"+name, 3000)
+		w.append("in/"+name, packed[len(packed)/2:])
+		w.delivered("in/"+name, 40_000)
+		w.append("in/"+name, pack(t, joined(lines[40_000:50_000])))
+		w.delivered("in/"+name, 50_000)
+		w.append("in/"+name, pack(t, joined(lines[50_000:])))
+		w.delivered("in/"+name, 60_000)
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
@@ -169,6 +174,23 @@ func TestHeaderLineIsNoRecordAndOnEachOne(t *testing.T) {
 				t.Errorf("header %q", h)
 			}
 		}
+	}
+}
+
+func TestLongRecordIsPassedOverWhole(t *testing.T) {
+	w := newWorld(t, Config{MaxRecord: 1000})
+	w.every = 1
+	content := "a\n" + strings.Repeat("x", 700_000) + "\nb\n"
+	w.write("in/a", content)
+	w.crash = func(_ string, n int) bool { return n == 2 }
+	w.runFor()
+	w.crash = nil
+	w.finish()
+	w.append("in/a", "c\n")
+	w.finish()
+	w.holds("in/a", "a", strings.Repeat("x", 1000), "b", "c")
+	if p := w.part(w.partition("in/a")); !strings.Contains(p.errs[1], "700000 bytes at byte 2") {
+		t.Errorf("errors %q", p.errs)
 	}
 }
 

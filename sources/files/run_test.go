@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -138,23 +140,57 @@ func TestDamagedCheckpointIsNamed(t *testing.T) {
 	w.fails(path, "damaged")
 }
 
-func TestRemovedCheckpointFolderEndsTheTenure(t *testing.T) {
-	w := newWorld(t, Config{Follow: true})
-	w.write("in/a", "a\n")
-	a, ended := w.startOne()
-	w.delivered("in/a", 1)
-	w.rename("checkpoints", "elsewhere") // in one step, as no removal is
-	select {
-	case <-a.Done():
-	case <-time.After(10 * time.Second):
-		t.Fatal("Done is not closed")
+func TestRemovedCheckpointsEndTheTenure(t *testing.T) {
+	for what, remove := range map[string]func(w *world){
+		"folder": func(w *world) { w.rename("checkpoints", "elsewhere") }, // in one step, as no removal is
+		"lock":   func(w *world) { os.Remove(w.source().folder.path(w.partition("in/a"), ".lock")) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t, Config{Follow: true})
+			w.write("in/a", "a\n")
+			a, ended := w.startOne()
+			w.delivered("in/a", 1)
+			remove(w)
+			select {
+			case <-a.Done():
+			case <-time.After(10 * time.Second):
+				t.Fatal("Done is not closed")
+			}
+			if err := a.Commit(t.Context(), stream.Checkpoint{}); !errors.Is(err, stream.ErrLost) {
+				t.Errorf("Commit: %v", err)
+			}
+			if err := <-ended; !errors.Is(err, stream.ErrLost) || !strings.Contains(err.Error(), w.cfg.Checkpoints) {
+				t.Errorf("Run: %v", err)
+			}
+		})
 	}
-	if err := a.Commit(t.Context(), stream.Checkpoint{}); !errors.Is(err, stream.ErrLost) {
-		t.Errorf("Commit: %v", err)
+}
+
+func TestLockHasOneHolder(t *testing.T) {
+	f := folder{t.TempDir()}
+	var holders, turns atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for turns.Load() < 3000 {
+				l, err := f.lock("p")
+				if errors.Is(err, errHeld) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if holders.Add(1) != 1 {
+					t.Error("two hold the lock")
+				}
+				turns.Add(1)
+				holders.Add(-1)
+				l.release()
+			}
+		})
 	}
-	if err := <-ended; !errors.Is(err, stream.ErrLost) || !strings.Contains(err.Error(), w.cfg.Checkpoints) {
-		t.Errorf("Run: %v", err)
-	}
+	wg.Wait()
 }
 
 // startOne runs a source until its first assignment.

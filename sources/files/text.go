@@ -63,7 +63,7 @@ type text struct {
 
 	gzip *gzip.Reader
 	zstd *zstd.Decoder
-	open bool // within a gzip member or a zstd frame
+	open bool // it has begun, and not come to an end of file since
 }
 
 // openText begins at off, which is 0 if f is compressed.
@@ -118,7 +118,7 @@ func (t *text) Read(p []byte) (int, error) {
 		switch {
 		case t.failed != nil:
 			return n, t.failed
-		case err == io.EOF: // of the member or frame
+		case err == io.EOF: // more members or frames may come later
 			t.open = false
 		case errors.Is(err, io.ErrUnexpectedEOF):
 			return n, errTorn
@@ -138,7 +138,7 @@ func (t *text) decompress(p []byte) (int, error) {
 	return t.zstd.Read(p)
 }
 
-// begin opens the next gzip member, or zstd frames; io.EOF when there is none.
+// begin opens the next gzip members or zstd frames; io.EOF when there are none.
 func (t *text) begin() error {
 	if _, err := t.buffer.Peek(1); err != nil {
 		return err
@@ -146,7 +146,6 @@ func (t *text) begin() error {
 	err := error(nil)
 	if t.gzip != nil {
 		err = t.gzip.Reset(t.buffer)
-		t.gzip.Multistream(false) // a second member may come later
 	} else {
 		err = t.zstd.Reset(t.buffer)
 	}
