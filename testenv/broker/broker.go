@@ -4,9 +4,9 @@
 // It keeps groups, sessions, static members, transactions, retention, SASL and TLS as Apache Kafka does, and with Dir its
 // state outlives the process. It is one machine: no replication, so no unclean election.
 //
-// Two things differ from Kafka's groups. A member whose connection breaks while its JoinGroup waits gets no session, so it
-// holds up a rebalance for the whole rebalance time-out; and a member whose JoinGroup waits longer than its session is
-// expelled without an answer. Tests in which members are killed set a rebalance time-out below the session time-out.
+// Where kfake leaves out a session time-out of Kafka's, sessions.go adds it. One thing stays different: a member whose
+// JoinGroup waits longer than its session is expelled without an answer. So tests in which members are killed set a
+// rebalance time-out below the session time-out.
 package broker
 
 import (
@@ -33,6 +33,8 @@ type Options struct {
 type Broker struct {
 	*kfake.Cluster
 	Addr string // host:port
+
+	sessions *sessions
 }
 
 // Start starts a broker. Close stops it.
@@ -69,7 +71,18 @@ func Start(o Options) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start broker on %s: %w", o.Addr, err)
 	}
-	return &Broker{Cluster: c, Addr: c.ListenAddrs()[0]}, nil
+	b := &Broker{Cluster: c, Addr: c.ListenAddrs()[0]}
+	if b.sessions, err = watchSessions(c, b.Addr); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("start broker on %s: %w", o.Addr, err)
+	}
+	return b, nil
+}
+
+// Close stops the broker and waits until it has.
+func (b *Broker) Close() {
+	b.sessions.close()
+	b.Cluster.Close()
 }
 
 // Announce writes the line that a parent process waits for.
