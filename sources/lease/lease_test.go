@@ -16,6 +16,28 @@ import (
 	"github.com/millrace-io/millrace/stream"
 )
 
+// Mutations seen red (line broken -> test that went red):
+//
+//	a row counts as silent at once, or after 3/4 of a period   -> EveryPartitionHasOneOwner..., OwnerStopsBeforeAnybodyMayTakeOver, Schedules
+//	an owner that cannot renew goes on, or for 1.5 periods     -> OwnerStopsBeforeAnybodyMayTakeOver, Schedules
+//	a claim counts as a sign of life                           -> EveryPartitionHasOneOwner... (the rules of world.check)
+//	a conflict is taken for a loss                             -> CommitWithLostReplyIsStoredOnce, ClaimIsNeverForcedOnALiveOwner
+//	reread keeps its own idea of the checkpoint                -> RenewalKeepsACommitWhoseReplyWasLost, Schedules
+//	reread does not look whose the row is                      -> OldRunOfTheSameNameIsFencedAndEnds, Schedules
+//	ownership is told by the worker's name only                -> OldRunOfTheSameNameIsFencedAndEnds
+//	the epoch does not grow                                    -> EveryPartitionHasOneOwner...
+//	a write waits for its answer without end                   -> CommitThatHangsDoesNotLoseTheLease
+//	a restarted worker waits for its own lease                 -> RestartUnderItsNameHasItsPartitionsAtOnce
+//	a lapsed lease is taken again at once                      -> LapsedLeaseIsTakenAfterAPeriod
+//	two workers of one name go on                              -> OldRunOfTheSameNameIsFencedAndEnds
+//	a partition is taken while its old tenure ends             -> PartitionIsNotGrantedWhileItsOldTenureEnds
+//	a claim at a difference of one; no claims                  -> EveryPartitionHasOneOwner..., Schedules
+//	a place kept for a dead worker stays kept                  -> ClaimOfADeadWorkerIsForgotten, Schedules
+//	an ended partition is taken                                -> EndedPartitionIsNeverTakenAgain
+//	the mark is not written                                    -> MarkGoesWithTheNextWrite
+//	a FatalError is repeated                                   -> TableThatRefusesEndsTheRun
+//	a note of any size is stored                               -> NoteThatIsTooLargeIsRefused
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // bubble runs a test on fake time.
@@ -327,6 +349,25 @@ func TestLapsedLeaseIsTakenAfterAPeriod(t *testing.T) {
 		time.Sleep(period)
 		if r := w.row("p0"); r.Epoch != 2 {
 			w.Errorf("epoch %d after the period", r.Epoch)
+		}
+	})
+}
+
+func TestPartitionIsNotGrantedWhileItsOldTenureEnds(t *testing.T) {
+	alone(t, func(w *world, _ *link, l *Lease) {
+		w.mu.Lock() // another worker had it and gave it back
+		w.revision++
+		w.rows["p0"] = Row{Partition: "p0", Epoch: 2, Renewals: 9, Revision: w.revision}
+		w.mu.Unlock()
+		<-l.Done()
+		time.Sleep(3 * period)
+		if r := w.row("p0"); r.Epoch != 2 {
+			w.Errorf("epoch %d while the old tenure has not ended", r.Epoch)
+		}
+		l.Lapse()
+		time.Sleep(2 * period)
+		if r := w.row("p0"); r.Epoch != 3 || r.Owner != "a" {
+			w.Errorf("the row is %+v after it has", r)
 		}
 	})
 }

@@ -531,7 +531,7 @@ func TestTwoWorkersOfOneNameEnd(t *testing.T) {
 
 func TestHeadersComeByName(t *testing.T) {
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
-	m := &nats.Msg{Subject: l.Partition(0), Data: []byte("v"), Header: nats.Header{KeyHeader: {"k"}, "b": {"3"}, "a": {"1", "2"}}}
+	m := &nats.Msg{Subject: l.Partition(0), Data: []byte("v"), Header: nats.Header{KeyHeader: {"k"}, "b": {"3"}, "a": {"1", "2"}, "Nats-Batch-X": {"4"}}}
 	if _, err := l.js.PublishMsg(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}

@@ -335,10 +335,10 @@ func (s *Source) Run(ctx context.Context, assigned func(stream.Assignment) (stre
 	r.living.Wait()
 	r.worker.Wait()
 	loops.Wait()
-	if ctx.Err() != nil {
-		return nil
+	if err := context.Cause(r.ctx); err != context.Cause(ctx) { // what came first
+		return err
 	}
-	return context.Cause(r.ctx)
+	return nil
 }
 
 // own prepares the worker, which hears of every change of the bucket as an ordinary subscriber: that makes hand-offs quick.

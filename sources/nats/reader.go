@@ -274,7 +274,7 @@ func (r *reader) status(code, text string) error {
 	return fmt.Errorf("%w: %s %s", errReopen, code, text)
 }
 
-// headers are the message's, by name, without the key.
+// headers are the message's, by name, without the key and those of an atomic batch.
 func headers(h nats.Header) (key []byte, rest []stream.Header) {
 	names := make([]string, 0, len(h))
 	for name := range h {
@@ -282,8 +282,11 @@ func headers(h nats.Header) (key []byte, rest []stream.Header) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if name == KeyHeader {
+		switch {
+		case name == KeyHeader:
 			key = []byte(h.Get(name))
+			continue
+		case strings.HasPrefix(name, "Nats-Batch-"): // how it was published
 			continue
 		}
 		for _, v := range h[name] {

@@ -55,7 +55,7 @@ func (t *tenure) live() {
 	consumer, err := t.run.assigned(t)
 	if err != nil {
 		t.run.fail(err)
-		t.Release(context.Background())
+		t.release(context.Background())
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -99,8 +99,12 @@ func (t *tenure) end(consumer stream.Consumer) {
 		consumer.Abort()
 		return
 	}
-	ctx, leave := context.WithTimeout(ctx, goodbye)
-	defer leave()
+	t.release(ctx)
+}
+
+func (t *tenure) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, goodbye)
+	defer cancel()
 	if err := t.Release(ctx); err != nil && !errors.Is(err, stream.ErrLost) {
 		t.run.log.Warn("partition was not released; others wait for its lease", "partition", t.Partition(), "error", err)
 	}

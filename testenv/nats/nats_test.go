@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,11 +9,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 	"go.uber.org/goleak"
 )
 
@@ -224,19 +228,49 @@ func BenchmarkPublish(b *testing.B) {
 		b.Run("1024 on their way/"+name, func(b *testing.B) {
 			js := benched(b, sync)
 			for range b.N {
-				if _, err := js.PublishAsync("s", make([]byte, 500)); err != nil {
+				if _, err := js.PublishAsync("s", make([]byte, 500), jetstream.WithStallWait(time.Minute)); err != nil {
 					b.Fatal(err)
 				}
 			}
 			<-js.PublishAsyncComplete()
 		})
+		b.Run("500 in an atomic batch/"+name, func(b *testing.B) {
+			js := benched(b, sync)
+			for left := b.N; left > 0; left -= 500 {
+				if err := publishBatch(b.Context(), js.Conn(), "s", min(500, left), make([]byte, 500)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
+}
+
+// publishBatch is one write to the disk for all of its messages: the group commit of JetStream (ADR-50), from server 2.12 on.
+func publishBatch(ctx context.Context, nc *nats.Conn, subject string, n int, data []byte) error {
+	id := nuid.Next()
+	for i := 1; i < n; i++ {
+		m := &nats.Msg{Subject: subject, Data: data, Header: nats.Header{"Nats-Batch-Id": {id}, "Nats-Batch-Sequence": {strconv.Itoa(i)}}}
+		if err := nc.PublishMsg(m); err != nil {
+			return err
+		}
+	}
+	m := &nats.Msg{Subject: subject, Data: data, Header: nats.Header{
+		"Nats-Batch-Id": {id}, "Nats-Batch-Sequence": {strconv.Itoa(n)}, "Nats-Batch-Commit": {"1"},
+	}}
+	ack, err := nc.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(string(ack.Data), fmt.Sprintf(`"count":%d`, n)) {
+		return fmt.Errorf("batch of %d: %s", n, ack.Data)
+	}
+	return nil
 }
 
 func benched(b *testing.B, sync Sync) jetstream.JetStream {
 	b.Helper()
 	js := connect(b, start(b, Options{Dir: b.TempDir(), Sync: sync}))
-	if _, err := js.CreateStream(b.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+	if _, err := js.CreateStream(b.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, AllowAtomicPublish: true}); err != nil {
 		b.Fatal(err)
 	}
 	b.ResetTimer()
