@@ -636,6 +636,19 @@ func TestServerThatIsNotThereIsSaidInTime(t *testing.T) {
 	}
 }
 
+func TestStreamThatIsDeletedEndsTheRun(t *testing.T) {
+	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
+	l.numbers(t, 0, 0, 5)
+	s := l.source(t, newOutside(), func(*Config) {})
+	s.looks = 50 * time.Millisecond
+	p := playing(t, s, nil)
+	p.has(l.Partition(0), 5)
+	if err := l.js.DeleteStream(t.Context(), l.name); err != nil {
+		t.Fatal(err)
+	}
+	fatal(t, p.result(), l.name, "deleted")
+}
+
 func TestStreamMadeAnewIsNotReadAtOldSequences(t *testing.T) {
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	l.numbers(t, 0, 0, 5)

@@ -458,6 +458,11 @@ func (r *run) look(tenures []*tenure) {
 		received[i] = t.received.Load()
 	}
 	first, last, err := r.ends(r.ctx)
+	var gone *stream.FatalError
+	if errors.As(err, &gone) {
+		r.fail(err)
+		return
+	}
 	if err != nil {
 		r.log.Debug("stream does not answer", "error", err)
 		return
