@@ -678,6 +678,18 @@ func TestBrokerRestartIsWaitedFor(t *testing.T) {
 	}
 }
 
+func TestStopLeavesTheGroupAtOnce(t *testing.T) {
+	t.Parallel()
+	b := start(t, broker.Options{})
+	l := newTopic(t, b.Addr, session, 1)
+	config := func(c *Config) { c.SessionTimeout, c.RebalanceTimeout = time.Minute, time.Minute }
+	for range 2 { // the second one would wait a minute for a member that did not leave
+		j := work(t, l.source(t, newOutside(), config), nil)
+		j.next()
+		j.stop()
+	}
+}
+
 func TestStopIsBoundedWhenTheBrokerIsGone(t *testing.T) {
 	t.Parallel()
 	b, err := broker.Start(broker.Options{Topics: []string{"clicks"}, Partitions: 1})
