@@ -14,6 +14,35 @@ import (
 	"github.com/millrace-io/millrace/testenv/s3"
 )
 
+// Mutations seen red, by the line that was broken:
+//
+//	reader.verify takes any mark                      TestReplacedFileFailsTheRun
+//	reader.ended takes a last line that went on       TestLastLineThatWentOnIsAnError
+//	reading.start goes to Committed, not to Start     suite: starts where the consumer says
+//	a record at or before Start is delivered          suite: starts where the consumer says
+//	Commit stores the newest mark, whatever the Pos   TestRenamedFileIsTheSamePartition
+//	Commit does not look at the stored epoch          TestOvertakenCheckpointEndsTheTenure
+//	Commit does not look at the lock                  TestRemovedCheckpointsEndTheTenure
+//	the lock is shared                                suite: fences a worker that was paused past its ownership
+//	a lock file that its owner removed counts         TestLockHasOneHolder
+//	the epoch does not grow                           TestGrownFileIsReadOnAfterItsEnd
+//	a renamed file ends at once                       TestRotatedFileIsReadToItsEndFirst
+//	a file's next generation does not wait            TestRotatedFileIsReadToItsEndFirst
+//	an end before the last known size is the end      TestTruncationOfUnreadBytesIsALoss
+//	the bytes before a grown end are not compared     TestTruncatedFileIsANewGeneration
+//	files are not known by their inode                TestRenamedFileIsTheSamePartition
+//	files are known by their inode alone              TestNewFileWithAnOldInodeIsNotTheOldFile
+//	copies and compressed files are not recognised    TestCopyAndTruncateReadsNothingTwice
+//	files that are gone are not missed                TestFileThatVanishedUnreadIsALoss
+//	a second name of a file counts                    TestFileWithTwoNamesIsReadOnce
+//	the entity tag is not compared                    TestChangesOfObjectsAreNoticed
+//	a deleted object is asked for again and again     TestObjectThatIsReplacedOrDeletedWhileItIsReadIsAnError
+//	no file gives its place up                        TestFollowedFilesShareFewPlaces
+//	a mark within a long record counts                TestLongRecordIsPassedOverWhole
+//	bytes that are let go are not summed              TestLongRecordIsPassedOverWhole
+//	a quote at the end of what is read closes         TestRecordsAreLines
+//	torn data is not read from its beginning again    TestCompressedFileThatIsBeingWrittenIsFollowed (not on every run)
+
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childOf); dir != "" {
 		if err := child(dir); err != nil {

@@ -399,7 +399,7 @@ func (l *lineage) compare(ctx context.Context, f file, m mark) (bool, error) {
 	if !r.compressed() && f.Size < m.End {
 		return false, nil
 	}
-	err = r.verify(m)
+	err = r.verify(ctx, m)
 	if errors.Is(err, errChanged) {
 		return false, nil
 	}
@@ -427,7 +427,7 @@ func (l *lineage) prefix(ctx context.Context, f file) ([]byte, error) {
 	}
 	defer r.close()
 	first := make([]byte, leastAlike)
-	if err := r.seek(0); err != nil {
+	if err := r.seek(ctx, 0); err != nil {
 		return nil, err
 	}
 	n, err := io.ReadFull(r.text, first)

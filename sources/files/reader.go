@@ -1,6 +1,7 @@
 package files
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -44,7 +45,7 @@ func (r *reader) close() {
 }
 
 // seek goes to an offset and sums what the next mark depends on. errChanged when the file ends before.
-func (r *reader) seek(offset int64) error {
+func (r *reader) seek(ctx context.Context, offset int64) error {
 	if r.text != nil {
 		r.text.close()
 		r.text = nil
@@ -62,7 +63,7 @@ func (r *reader) seek(offset int64) error {
 		return err
 	}
 	r.text, r.off, r.digest = t, from, newDigest(from, head)
-	return r.forward(offset)
+	return r.forward(ctx, offset)
 }
 
 // head sums the first block of a plain file.
@@ -79,9 +80,12 @@ func (r *reader) head() (sum, error) {
 }
 
 // forward passes over the bytes before offset.
-func (r *reader) forward(offset int64) error {
+func (r *reader) forward(ctx context.Context, offset int64) error {
 	buf := make([]byte, min(chunkSize, offset-r.off))
 	for r.off < offset {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		n, err := r.text.Read(buf[:min(int64(len(buf)), offset-r.off)])
 		r.digest.write(buf[:n])
 		r.off += int64(n)
@@ -96,8 +100,8 @@ func (r *reader) forward(offset int64) error {
 }
 
 // verify goes to the mark and checks that the bytes before it are those that were read. errChanged if not.
-func (r *reader) verify(m mark) error {
-	if err := r.seek(m.End); err != nil {
+func (r *reader) verify(ctx context.Context, m mark) error {
+	if err := r.seek(ctx, m.End); err != nil {
 		return err
 	}
 	found := r.digest.mark()
@@ -110,7 +114,7 @@ func (r *reader) verify(m mark) error {
 
 // ended says that nothing follows a verified mark. errChanged when a last line without a line break has gone on: it was
 // delivered, and what it is now was not.
-func (r *reader) ended(m mark) (bool, error) {
+func (r *reader) ended(ctx context.Context, m mark) (bool, error) {
 	var next [2]byte
 	n, err := io.ReadFull(r.text, next[:])
 	switch {
@@ -119,7 +123,7 @@ func (r *reader) ended(m mark) (bool, error) {
 	case n > 0 && m.Open && !lineBreak(next[:n]):
 		return false, fmt.Errorf("%w: its last line had no line break when it was read, and has gone on since at byte %d", errChanged, m.End)
 	}
-	return false, r.seek(m.End) // whoever reads on meets an error of this read again
+	return false, r.seek(ctx, m.End) // whoever reads on meets an error of this read again
 }
 
 func lineBreak(next []byte) bool {

@@ -50,7 +50,7 @@ type reading struct {
 
 // run delivers until the file ends, which it returns, or ctx does.
 func (r *reading) run(ctx context.Context) (ended bool, err error) {
-	if err := r.start(); err != nil {
+	if err := r.start(ctx); err != nil {
 		return false, err
 	}
 	for {
@@ -74,11 +74,11 @@ func (r *reading) run(ctx context.Context) (ended bool, err error) {
 }
 
 // start goes to where the consumer wants to begin. The reader is at the mark of the checkpoint.
-func (r *reading) start() error {
+func (r *reading) start(ctx context.Context) error {
 	after, ok := r.consumer.Start()
 	r.after, r.all = after, !ok
 	if committed, has := r.tenure.Committed(); has != ok || after != committed.Pos {
-		if err := r.seek(startOffset(after, ok)); err != nil {
+		if err := r.seek(ctx, startOffset(after, ok)); err != nil {
 			return err
 		}
 	}
@@ -269,7 +269,7 @@ func (r *reading) wait(ctx context.Context, cause error) (bool, error) {
 			r.tenure.saw(seen)
 			grown, quiet = true, 0
 		case change || grown && quiet > 1:
-			return r.grown(seen, probe)
+			return r.grown(ctx, seen, probe)
 		}
 		if quiet > quietPolls && !grown {
 			if away, err := r.isAway(ctx); away || err != nil {
@@ -330,7 +330,7 @@ func (r *reading) probe() ([]byte, error) {
 }
 
 // grown reads on, unless what is before the end is no longer what it was.
-func (r *reading) grown(seen info, probe []byte) (bool, error) {
+func (r *reading) grown(ctx context.Context, seen info, probe []byte) (bool, error) {
 	now, err := r.probe()
 	if err != nil {
 		return false, err
@@ -343,18 +343,18 @@ func (r *reading) grown(seen info, probe []byte) (bool, error) {
 	r.tenure.saw(seen)
 	r.tenure.behind.Store(true)
 	if r.format == unknown || r.torn {
-		return true, r.reopen()
+		return true, r.reopen(ctx)
 	}
 	return true, nil
 }
 
 // reopen is for what cannot be read on where it is: a file whose format was unknown, or compressed data that ended in the
 // middle.
-func (r *reading) reopen() error {
+func (r *reading) reopen(ctx context.Context) error {
 	if err := r.detect(); err != nil {
 		return err
 	}
-	if err := r.seek(r.split.begun()); err != nil {
+	if err := r.seek(ctx, r.split.begun()); err != nil {
 		return err
 	}
 	r.begin()

@@ -266,10 +266,10 @@ func (r *run) verified(ctx context.Context, p *place, rd *reader, state *saved, 
 	if err := rd.detect(); err != nil {
 		return held, err
 	}
-	err = rd.verify(state.Mark)
+	err = rd.verify(ctx, state.Mark)
 	ended := false
 	if err == nil && state.Ended {
-		ended, err = rd.ended(state.Mark)
+		ended, err = rd.ended(ctx, state.Mark)
 	}
 	switch {
 	case errors.Is(err, errChanged):

@@ -7,7 +7,13 @@
 // Which bytes of a file were read is remembered as sums of its beginning and of what is just before the position. A file
 // that has grown is read on. One that holds other content is never read on and never read again in silence: the run
 // fails, or by configuration, and where a followed file is rotated, the new content is a new generation with a partition of
-// its own: "access.log", then "access.log#2".
+// its own: "access.log", then "access.log#2". A file is known by its inode and time of birth while it is renamed, and a
+// followed one by its content when log rotation copies or compresses it beside itself.
+//
+// What it cannot know: lines that were written and truncated away between two polls; lines that a writer adds to a file that
+// was renamed to where the paths do not reach, later than 5 polls after its last line; and that a compressed file is damaged
+// before the decompressor notices, which for gzip may be at its end, with records delivered that were never in it. The run
+// fails then, and nothing of the file is read after that.
 package files
 
 import (

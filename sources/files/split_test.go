@@ -151,19 +151,19 @@ func TestMarkTellsContentsApart(t *testing.T) {
 		m := whole.mark()
 		file := &memory{data: bytes.Clone(data)}
 		r := &reader{file: file, cfg: config(nil)}
-		if err := r.verify(m); err != nil {
+		if err := r.verify(t.Context(), m); err != nil {
 			t.Errorf("end %d: %v", end, err)
 		}
 		for _, at := range []int{0, end / 2, end - 1} {
 			seen := at < blockSize || int64(at) >= tailStart(int64(end))
 			file.data[at] ^= 1
-			if err := r.verify(m); errors.Is(err, errChanged) != seen {
+			if err := r.verify(t.Context(), m); errors.Is(err, errChanged) != seen {
 				t.Errorf("end %d: byte %d changed: %v", end, at, err)
 			}
 			file.data[at] ^= 1
 		}
 		file.data = file.data[:end-1]
-		if err := r.verify(m); !errors.Is(err, errChanged) {
+		if err := r.verify(t.Context(), m); !errors.Is(err, errChanged) {
 			t.Errorf("end %d: one byte less: %v", end, err)
 		}
 		r.text.close()

@@ -176,7 +176,7 @@ func (w *world) describe() string {
 	defer w.mu.Unlock()
 	var b strings.Builder
 	for name, p := range w.parts {
-		fmt.Fprintf(&b, "\n  %s: %d committed, %d delivered, epochs %v, ended %v: %.80q", strings.TrimPrefix(name, w.dir), len(p.lines), p.delivered, p.epochs, p.whys, p.lines)
+		fmt.Fprintf(&b, "\n  %s: %d committed, %d delivered, epochs %v, ended %v", strings.TrimPrefix(name, w.dir), len(p.lines), p.delivered, p.epochs, p.whys)
 	}
 	return b.String()
 }
@@ -205,9 +205,16 @@ func (w *world) holds(name string, lines ...string) {
 	w.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if got := w.part(w.partition(name)).lines; !slices.Equal(got, lines) {
-		w.Errorf("%s: %d lines %.200q; want %d %.200q", name, len(got), got, len(lines), lines)
+	got := w.part(w.partition(name)).lines
+	if slices.Equal(got, lines) {
+		return
 	}
+	same := 0
+	for same < min(len(got), len(lines)) && got[same] == lines[same] {
+		same++
+	}
+	w.Errorf("%s: %d lines; want %d; they differ from line %d on: %.100q; want %.100q",
+		name, len(got), len(lines), same, got[same:min(same+3, len(got))], lines[same:min(same+3, len(lines))])
 }
 
 // only checks which partitions there are.
