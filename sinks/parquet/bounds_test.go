@@ -49,6 +49,7 @@ func TestBoundsHoldOverAllPages(t *testing.T) {
 				stream.ID:        stream.StringValue(fmt.Sprintf("%016x", r.Uint64())),         // plain
 				stream.Country:   stream.StringValue(fmt.Sprint(r.IntN(500))),                  // indexed
 				stream.URL:       stream.StringValue(fmt.Sprint(max(i-pageRows, r.IntN(500)))), // first indexed, then plain
+				stream.Query:     stream.StringValue(fmt.Sprintf("%08d", rows-i)),              // plain, the least comes last
 				stream.Quantity:  stream.IntValue(r.Int64() - math.MaxInt64/2),
 				stream.Price:     stream.FloatValue(r.NormFloat64()),
 				stream.Time:      stream.TimestampValue(r.Int64() - math.MaxInt64/2),

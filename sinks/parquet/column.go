@@ -34,7 +34,7 @@ type column struct {
 	// The page that is being filled.
 	entries int      // rows; for a list: elements, and lists without any
 	defined int      // entries with a value
-	mixed   bool     // there are both: bits says which
+	mixed   bool     // there are both, with and without: bits says which
 	bits    []byte   // one bit for each entry
 	levels  []uint8  // of a list: repetition<<2 | definition; empty while all are null
 	plain   []byte   // values in PLAIN encoding, but a byte for a bool

@@ -44,8 +44,9 @@ type file struct {
 	prov   stream.Provenance
 	footed bool            // the footer is in upload; columns and meta are gone
 	sealed *objects.Ticket // what Seal returned
-	batch  []*stream.Event // scratch of writer.Write
-	events int             //
+
+	batch  []*stream.Event // of this Write
+	events int             // their number, while they are being counted
 }
 
 func newFile(l *layout, upload objects.Upload, key, partition string) *file {

@@ -53,6 +53,8 @@ func (s *Sink) Inspect(ctx context.Context, pipeline string, visit func(stream.F
 		o.close()
 		switch {
 		case errors.Is(err, objects.ErrNotFound): // removed since it was listed
+		case o.key == "":
+			return err
 		case err != nil && !errors.Is(err, ErrDamaged):
 			return fmt.Errorf("read %s: %w", o.key, err)
 		case err != nil || o.prov.Pipeline == pipeline:
@@ -96,7 +98,7 @@ func (s *Sink) openAll(ctx context.Context) <-chan *opened {
 		defer close(keys)
 		for info, err := range s.store.List(ctx, "") {
 			if err != nil {
-				out <- &opened{err: fmt.Errorf("list: %w", err)}
+				out <- &opened{err: fmt.Errorf("list %s: %w", s.store, err)}
 				return
 			}
 			if !strings.HasSuffix(info.Key, suffix) {

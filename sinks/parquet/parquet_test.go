@@ -14,6 +14,29 @@ import (
 	"github.com/millrace-io/millrace/testenv/s3"
 )
 
+// Mutations seen red: the line that was broken, and the test that noticed. (keeps) stands for TestFolderKeepsTheRulesOfASink
+// and TestS3KeepsTheRulesOfASink.
+//
+//	file.finish writes the footer again on a retried Stage       (keeps)/StageRetriedDoublesNothing
+//	writer.Discard leaves the uploads                            (keeps)/DiscardLeavesNothing
+//	writer.Stage keeps the file of the last commit               TestNoTwoTenuresShareAKey
+//	keys without the tenure's random part                        TestNoTwoTenuresShareAKey
+//	openOne does not compare the key                             (keeps)/InspectFindsACopiedFile
+//	checkSeal does not compare                                   TestEveryBitOfTheFooterIsSealed, (keeps)/InspectFindsAnEditedFile
+//	checkData does not compare                                   (keeps)/InspectFindsAnEditedFile
+//	checkRows does not compare with the row before               TestInspectFindsRowsThatAreNotWhereTheyBelong
+//	checkRows does not compare with the commit's range           the same, TestInspectFindsRowsBeforeTheCommit
+//	Inspect visits files of other pipelines                      (keeps)/InspectSeesItsOwnPipelineOnly
+//	column.memory leaves out the page buffers                    TestAThousandOpenHoursStayInTheBudget
+//	file.measure leaves out the upload                           TestWhatTheUploadsHoldIsReported
+//	account never ends a row group                               TestALongFileStaysSmallInMemory, TestWriterIsFullAtTheRollSize
+//	account never finds a file full                              TestWriterIsFullAtTheRollSize
+//	a dictionary has no bound, or is kept when it does not pay   TestDictionariesAreForColumnsThatRepeat
+//	bounds.merge keeps the first page's                          TestBoundsHoldOverAllPages
+//	bounds without the dictionary's values                       TestBoundsHoldOverAllPages
+//	addBits overlooks nulls                                      TestWhatIsWrittenIsRead
+//	floorDiv rounds towards zero                                 TestHoursAroundTheEpochAreApart
+//	storedName keeps the name of a folder                        TestFoldersAreThoseOfHive
 func TestMain(m *testing.M) {
 	var ignored []goleak.Option
 	for _, name := range s3.Leftovers() {

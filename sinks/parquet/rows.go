@@ -25,6 +25,7 @@ var errStop = errors.New("stop")
 // Rows reads the events of a file that this package wrote, in order: their values by columns, which need not be the one they
 // were written with (a column that the file lacks is null, one of another type is an error), their properties, index and the
 // position of their record, of which nothing else is left. An event is valid until the next. The error, once, is the last.
+// The data's checksum is not looked at: Inspect does that.
 func Rows(ctx context.Context, o objects.Object, columns *stream.Schema) iter.Seq2[*stream.Event, error] {
 	return func(yield func(*stream.Event, error) bool) {
 		f := &opened{Object: o}
