@@ -577,7 +577,10 @@ func stopsAfterError(s *scene) {
 		for range 3 { // the other partition shows that the source had time to go on
 			s.append(0, 10)
 			s.append(1, 10)
-			s.delivered(w, 1)
+			s.wait("partition 1 is delivered, or the error has ended the run", func() bool {
+				t := s.last(1, w)
+				return w.returned() || t != nil && t.next == len(s.expected[1])
+			})
 		}
 	}
 	w.stop()
