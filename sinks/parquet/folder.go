@@ -39,7 +39,7 @@ func newFolders(names []string, s *stream.Schema) ([]folder, error) {
 			}
 			c := s.Columns[i]
 			f = folder{name: c.Name, column: i, typ: c.Type}
-			if f.typ.Kind == stream.List || f.typ.Kind == stream.JSON || fixedName(f.name) {
+			if f.typ.Kind == stream.List || f.typ.Kind == stream.JSON || isOurs(f.name) {
 				return nil, fmt.Errorf("partition_by names %q, a column of type %s, which makes no folder", name, f.typ)
 			}
 		}

@@ -3,7 +3,6 @@ package parquet
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	arrow "github.com/apache/arrow/go/v17/parquet"
 	"github.com/apache/arrow/go/v17/parquet/compress"
@@ -175,7 +174,7 @@ func columnLeaf(i int, c stream.Column, name string) (leaf, schema.Node, error) 
 	return f, nil, fmt.Errorf("a column of type %s cannot be stored", c.Type)
 }
 
-// fixedNames are those that a stored column must not get by the underscore of its folder.
-func fixedName(name string) bool {
-	return name == strings.TrimPrefix(partitionColumn, "_") || name == strings.TrimPrefix(positionColumn, "_") || name == strings.TrimPrefix(indexColumn, "_")
+// isOurs says that the stored name of a folder's column would be that of one of ours.
+func isOurs(folder string) bool {
+	return slices.Contains([]string{partitionColumn, positionColumn, indexColumn}, "_"+folder)
 }
