@@ -429,3 +429,20 @@ func TestPartitionNameMustBeText(t *testing.T) {
 		t.Errorf("run ended with %v; want it to name the partition", err)
 	}
 }
+
+// TestUndrainedStopIsNoSuccess: a drain that runs out of time must not look like a complete one.
+func TestUndrainedStopIsNoSuccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(5, 1, 100, 0)
+		r := w.start(t, func(c *Config) { c.Sinks[0].Staged = &brokenPublish{Staged: c.Sinks[0].Staged} })
+		time.Sleep(time.Second) // records are processed, nothing is due yet
+		w.mu.Lock()
+		w.drainTime = 10 * time.Second
+		w.mu.Unlock()
+		r.soft()
+		if err := <-r.ended; err == nil || !strings.Contains(err.Error(), "not drained") {
+			t.Errorf("run ended with %v; want it to say what was not drained", err)
+		}
+		r.hard()
+	})
+}

@@ -73,14 +73,16 @@ type Engine struct {
 	cfg    Config
 	budget *budget
 
+	soft     context.Context // ends the reading
 	hard     context.Context // ends every worker at once
 	hardStop context.CancelCauseFunc
 	softStop context.CancelFunc
 
-	mu      sync.Mutex
-	workers map[*worker]bool
-	counts  Stats // the counters only
-	running sync.WaitGroup
+	mu        sync.Mutex
+	workers   map[*worker]bool
+	counts    Stats // the counters only
+	undrained int   // partitions with uncommitted records that a stop left behind
+	running   sync.WaitGroup
 }
 
 // New checks cfg and returns an engine that is not yet running.
@@ -101,19 +103,19 @@ func New(cfg Config) (*Engine, error) {
 // published. The end of hard stops at once and loses nothing that was committed. Run is called once. It returns the error
 // that ended the run: nil after a complete drain, a FatalError's cause, the source's error, or what was left undone.
 func (e *Engine) Run(soft, hard context.Context, src Source) error {
-	soft, e.softStop = context.WithCancel(soft)
+	e.soft, e.softStop = context.WithCancel(soft)
 	e.hard, e.hardStop = context.WithCancelCause(hard)
 	defer e.softStop()
 	defer e.hardStop(nil)
 
-	err := src.Run(soft, e.assigned)
-	undrained := e.abortAll()
+	err := src.Run(e.soft, e.assigned)
+	e.abortAll()
 	e.running.Wait()
 	if cause := context.Cause(e.hard); cause != nil {
 		return cause
 	}
-	if err == nil && undrained > 0 {
-		err = fmt.Errorf("%d partitions were not drained; the next run reads their records again from the last commit", undrained)
+	if err == nil && e.undrained > 0 {
+		err = fmt.Errorf("%d partitions were not drained; their records after the last commit are read again by the next run", e.undrained)
 	}
 	return err
 }
@@ -129,39 +131,37 @@ func (e *Engine) assigned(a Assignment) (Consumer, error) {
 	e.mu.Unlock()
 	e.running.Go(func() {
 		w.run()
-		e.mu.Lock()
-		delete(e.workers, w)
-		e.mu.Unlock()
 		e.budget.set(w, 0)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.workers, w)
 		e.ended(w)
 	})
 	return w, nil
 }
 
-// ended stops the run if w failed for good.
+// ended stops the run if w failed for good, and notes what a stop left uncommitted. It is called under the lock.
 func (e *Engine) ended(w *worker) {
-	if w.err == nil || errors.Is(w.err, ErrLost) || e.hard.Err() != nil {
-		return
+	switch {
+	case w.err == nil || errors.Is(w.err, ErrLost) || e.hard.Err() != nil:
+	case errors.Is(w.err, errStopped):
+		if w.pending {
+			e.undrained++
+		}
+	default:
+		e.hardStop(fmt.Errorf("partition %s: %w", w.tenure.Partition, w.err))
+		e.softStop()
 	}
-	e.hardStop(fmt.Errorf("partition %s: %w", w.tenure.Partition, w.err))
-	e.softStop()
 }
 
-// abortAll ends the workers that the source left behind and says how many they were.
-func (e *Engine) abortAll() int {
+// abortAll ends the workers that the source left behind.
+func (e *Engine) abortAll() {
 	e.mu.Lock()
-	workers := slices.Collect(maps.Keys(e.workers))
+	left := slices.Collect(maps.Keys(e.workers))
 	e.mu.Unlock()
-	left := 0
-	for _, w := range workers {
-		select {
-		case <-w.done: // about to leave the map
-		default:
-			left++
-			w.Abort()
-		}
+	for _, w := range left {
+		w.end(errStopped)
 	}
-	return left
 }
 
 // count changes the counters under the lock.

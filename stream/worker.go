@@ -129,14 +129,16 @@ func (w *worker) Drain(ctx context.Context, why Why) error {
 	case <-w.done:
 		return w.err
 	case <-ctx.Done():
-		w.Abort()
+		w.end(errStopped)
 		return ctx.Err()
 	}
 }
 
 // Abort ends the worker without a commit.
-func (w *worker) Abort() {
-	w.cancel(ErrLost)
+func (w *worker) Abort() { w.end(ErrLost) }
+
+func (w *worker) end(why error) {
+	w.cancel(why)
 	<-w.done
 }
 

@@ -28,8 +28,9 @@ type world struct {
 	objects  map[string][]byte
 	serial   int
 
-	noFence      bool // breaks the fence: the tests must notice
-	earlyPublish bool // publishes at stage
+	drainTime    time.Duration // that a source gives a drain; 0: for ever
+	noFence      bool          // breaks the fence: the tests must notice
+	earlyPublish bool          // publishes at stage
 	violations   []string
 }
 
@@ -251,7 +252,16 @@ func (s *memSource) tenure(ctx context.Context, a *memAssignment, assigned func(
 		c.Abort()
 		return nil
 	}
-	if err := c.Drain(context.WithoutCancel(ctx), Handoff); err != nil {
+	drain := context.WithoutCancel(ctx)
+	s.p.world.mu.Lock()
+	limit := s.p.world.drainTime
+	s.p.world.mu.Unlock()
+	if limit > 0 {
+		var cancel context.CancelFunc
+		drain, cancel = context.WithTimeout(drain, limit)
+		defer cancel()
+	}
+	if err := c.Drain(drain, Handoff); err != nil {
 		return nil // ownership lapses
 	}
 	return s.p.call(context.Background(), func(w *world) error {
