@@ -33,7 +33,7 @@ const (
 type Options struct {
 	Name  string                                    // of the pipeline
 	Files func(ctx context.Context) ([]File, error) // what is published, newest last; called when a commit was made
-	Log   *slog.Logger
+	Log   *slog.Logger // default: none
 }
 
 // File is one published file.
@@ -128,6 +128,9 @@ type Page struct {
 
 // New returns a page that shows nothing until Run.
 func New(opts Options) *Page {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
 	return &Page{opts: opts, started: time.Now(), latency: -1, changed: make(chan struct{}), commits: ^uint64(0)}
 }
 
