@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/sources/sourcetest"
 	"github.com/millrace-io/millrace/stream"
 	server "github.com/millrace-io/millrace/testenv/nats"
@@ -408,18 +409,41 @@ func TestQuietPartitionIsNotTakenForALoss(t *testing.T) {
 	p.stop()
 }
 
-// clear is up to where the stored mark of partition 0 knows that there is nothing.
-func clear(t *testing.T, l *log) uint64 {
+// row is that of partition 0.
+func row(t *testing.T, l *log) lease.Row {
 	t.Helper()
 	bucket, err := l.js.KeyValue(t.Context(), l.name)
 	if err != nil {
+		return lease.Row{}
+	}
+	r, err := (&table{bucket: bucket}).Get(t.Context(), l.Partition(0))
+	if err != nil && !errors.Is(err, lease.ErrNoRow) {
 		t.Fatal(err)
 	}
-	row, err := (&table{bucket: bucket}).Get(t.Context(), l.Partition(0))
-	if err != nil {
-		t.Fatal(err)
+	return r
+}
+
+// clear is up to where the stored mark knows that there is nothing.
+func clear(t *testing.T, l *log) uint64 { return must(parseMark(row(t, l).Mark)).Clear }
+
+func started(t *testing.T, l *log) bool { return must(parseMark(row(t, l).Mark)).Start > 0 }
+
+// A worker received everything and knew that nothing more came, but committed nothing.
+func TestReceivedIsNotCommitted(t *testing.T) {
+	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), second, 1)
+	l.numbers(t, 0, 0, 5)
+	named := func(c *Config) { c.Instance = "a" }
+	s := l.source(t, newOutside(), named)
+	s.looks = 20 * time.Millisecond
+	p := playing(t, s, make(chan struct{}))
+	p.has(l.Partition(0), 5)
+	eventually(t, "the mark is stored", func() bool { return started(t, l) && clear(t, l) >= 5 })
+	p.stop()
+	if owner := row(t, l).Owner; owner != "a" {
+		t.Errorf("after a drain that failed the owner is %q; want the lease to run out", owner)
 	}
-	return must(parseMark(row.Mark)).Clear
+	l.Trim(t, 0, 3)
+	fatal(t, playing(t, l.source(t, newOutside(), named), nil).result(), "sequences 1 to 3")
 }
 
 func TestResetGoesOnAfterALoss(t *testing.T) {
@@ -457,7 +481,7 @@ func TestStartIsStoredAtFirstSight(t *testing.T) {
 			}
 			stops := func() error { // a run that commits nothing
 				p := playing(t, l.source(t, newOutside(), func(cfg *Config) { cfg.Start = c.start; cfg.Instance = "a" }), make(chan struct{}))
-				eventually(t, "the start is stored", func() bool { _, err := l.js.KeyValue(t.Context(), l.name); return err == nil && started(t, l) })
+				eventually(t, "the start is stored", func() bool { return started(t, l) })
 				p.cancel()
 				return p.result()
 			}
@@ -474,12 +498,6 @@ func TestStartIsStoredAtFirstSight(t *testing.T) {
 			p.stop()
 		})
 	}
-}
-
-func started(t *testing.T, l *log) bool {
-	t.Helper()
-	row, err := (&table{bucket: must(l.js.KeyValue(t.Context(), l.name))}).Get(t.Context(), l.Partition(0))
-	return err == nil && must(parseMark(row.Mark)).Start > 0
 }
 
 func TestKilledWorkerHasItsPartitionsBackAtOnce(t *testing.T) {

@@ -199,16 +199,22 @@ func (m mark) encode() []byte {
 	return text
 }
 
-// known is the last sequence about which the row says that nothing of the partition between it and the checkpoint is missing.
+// known is the last sequence about which a row says that nothing of the partition up to it is missing; ok is false if the
+// partition was never read.
 func known(r lease.Row, m mark) (sequence uint64, ok bool) {
-	floor := m.Start - 1
-	if r.Committed {
-		floor = r.Checkpoint.Pos.Offset()
-	} else if m.Start == 0 {
-		return 0, false
+	switch {
+	case r.Committed:
+		return m.clearAfter(r.Checkpoint.Pos.Offset()), true
+	case m.Start > 0:
+		return m.clearAfter(m.Start - 1), true
 	}
-	if m.After == floor {
-		return max(floor, m.Clear), true
+	return 0, false
+}
+
+// clearAfter is up to where there is certainly no message of the partition after the given sequence.
+func (m mark) clearAfter(sequence uint64) uint64 {
+	if m.After == sequence {
+		return max(sequence, m.Clear)
 	}
-	return floor, true
+	return sequence
 }

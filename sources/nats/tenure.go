@@ -198,10 +198,7 @@ func (t *tenure) first(ctx context.Context, after stream.Position, ok bool) (nex
 	if ok {
 		floor = after.Offset()
 	}
-	verified := floor
-	if t.mark.After == floor {
-		verified = max(floor, t.mark.Clear)
-	}
+	verified := t.mark.clearAfter(floor)
 	switch {
 	case floor > last:
 		return 0, stream.Fatal(fmt.Errorf("the next message is %d, but stream %q ends at %d: the server lost messages that it had acknowledged", floor+1, t.run.cfg.Stream, last))
