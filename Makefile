@@ -19,6 +19,7 @@ build:
 
 test: build
 	testenv/install.sh
+	@for f in $$(grep -rl '^//go:build real' --include='*_test.go' .); do grep -q '^func TestReal' $$f || { echo "$$f: tests of the real tier are called TestReal..."; exit 1; }; done
 	$(GO) test -race ./...
 	$(GO) test -tags real -run '^TestReal' -p 1 -timeout 60m ./...
 

@@ -79,7 +79,7 @@ func (f *folder) explain(doing string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fmt.Errorf("%s: %w; make room below %s, the work goes on by itself", doing, err, f.root)
+		return stream.Fatal(fmt.Errorf("%s: %w; make room below %s and start again, nothing that was committed is lost", doing, err, f.root))
 	case errors.Is(err, syscall.EROFS):
 		return stream.Fatal(fmt.Errorf("%s: %w; mount it writable or choose another folder", doing, err))
 	case errors.Is(err, fs.ErrPermission):

@@ -128,7 +128,7 @@ func TestLeftoversAreSweptButNeverWhatACommitMayName(t *testing.T) {
 	u.Discard(t.Context())
 }
 
-func TestAFullDiskIsWaitedFor(t *testing.T) {
+func TestAFullDiskEndsTheRunAndSpoilsNothing(t *testing.T) {
 	s := open(t, t.TempDir())
 	u := s.Begin("k")
 	defer u.Discard(t.Context())
@@ -145,8 +145,8 @@ func TestAFullDiskIsWaitedFor(t *testing.T) {
 	u.Write(noise(2<<20, 2))
 	for range 2 {
 		err := u.Send(t.Context())
-		if !errors.Is(err, syscall.ENOSPC) || isFatal(err) || !strings.Contains(err.Error(), "make room") {
-			t.Fatalf("send returns %v; want a full disk, not for good", err)
+		if !errors.Is(err, syscall.ENOSPC) || !isFatal(err) || !strings.Contains(err.Error(), "make room") {
+			t.Fatalf("send returns %v; want a full disk", err)
 		}
 	}
 	// What an attempt leaves that fails half-way.
@@ -170,8 +170,8 @@ func TestFolderErrorsSayWhetherToWait(t *testing.T) {
 		fatal bool
 		word  string
 	}{
-		{syscall.ENOSPC, false, "make room"},
-		{syscall.EDQUOT, false, "make room"},
+		{syscall.ENOSPC, true, "make room"},
+		{syscall.EDQUOT, true, "make room"},
 		{syscall.EIO, false, ""},
 		{syscall.ESTALE, false, ""},
 		{syscall.EROFS, true, "writable"},

@@ -30,8 +30,7 @@ var ErrNotFound = errors.New("no such object")
 
 // Store is a place for objects. Keys are relative to it, with forward slashes. Methods are safe for concurrent use.
 //
-// Errors that no retry mends (access denied, no such bucket, read-only folder) are stream.FatalError; a full disk is not:
-// somebody makes room.
+// Errors that no retry mends (access denied, no such bucket, read-only folder, full disk) are stream.FatalError.
 type Store interface {
 	// Begin starts an upload to key. Nothing outside is touched until Upload.Send or Upload.Seal.
 	Begin(key string) Upload

@@ -37,7 +37,7 @@ import (
 //	folder: Rename for Link -> Rules/PublishLeavesTheObjectOfSomebodyElseAlone
 //	folder: the checksum is not compared -> FolderTellsItsFileFromOneOfTheSameSize
 //	folder: sealed leftovers are swept -> LeftoversAreSweptButNeverWhatACommitMayName
-//	folder: a half-way write is not written over; a full disk is not said to be one -> AFullDiskIsWaitedFor
+//	folder: a half-way write is not written over; a full disk is not said to be one -> AFullDiskEndsTheRunAndSpoilsNothing
 //	hidden: elements that the prefix names; underscores -> Rules/ListIsInOrderAndWithoutHiddenObjects
 //	Overflow: a receipt that is gone is asked for for ever -> Rules/OverflowIsHidden
 

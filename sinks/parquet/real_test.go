@@ -39,8 +39,8 @@ func python(t *testing.T) string {
 	return bin
 }
 
-// TestOtherReadersSeeTheSame compares what pyarrow and DuckDB read with what was written.
-func TestOtherReadersSeeTheSame(t *testing.T) {
+// TestRealOtherReadersSeeTheSame compares what pyarrow and DuckDB read with what was written.
+func TestRealOtherReadersSeeTheSame(t *testing.T) {
 	bin := python(t)
 	for compression, rows := range map[string]int{"zstd": 40_000, "snappy": 8000, "gzip": 8000, "none": 8000} {
 		t.Run(compression, func(t *testing.T) {

@@ -132,7 +132,11 @@ func (f folder) store(s *saved) error {
 	if err != nil {
 		return err
 	}
-	if err := f.replace(f.path(s.Partition, ".json"), append(text, '\n')); err != nil {
+	err = f.replace(f.path(s.Partition, ".json"), append(text, '\n'))
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return stream.Fatal(fmt.Errorf("store checkpoint of %s: %w; make room below %s and start again, nothing that was committed is lost", s.Partition, err, f.dir))
+	}
+	if err != nil {
 		return fmt.Errorf("store checkpoint of %s: %w", s.Partition, err)
 	}
 	return nil
