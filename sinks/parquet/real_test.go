@@ -17,26 +17,14 @@ import (
 	"github.com/millrace-io/millrace/stream"
 )
 
-// python returns an interpreter that has pyarrow and duckdb, in an environment that is made once and kept.
+// python is an interpreter that has pyarrow and duckdb; testenv/install.sh makes it.
 func python(t *testing.T) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(cache, "millrace", "parquet-readers")
-	bin := filepath.Join(dir, "bin", "python")
-	if exec.Command(bin, "-c", "import pyarrow, duckdb, tzdata").Run() == nil {
-		return bin
-	}
-	run := func(name string, args ...string) {
-		if out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {
-			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
-		}
-	}
-	run("python3", "-m", "venv", dir)
-	run(bin, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pyarrow", "duckdb", "pytz", "tzdata")
-	return bin
+	return filepath.Join(cache, "millrace", "venv", "bin", "python")
 }
 
 // TestRealOtherReadersSeeTheSame compares what pyarrow and DuckDB read with what was written.
