@@ -8,5 +8,5 @@ apt() {
 command -v chromium > /dev/null || apt chromium
 python3 -c 'import venv, ensurepip' 2> /dev/null || apt python3 python3-venv
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/millrace/venv
-want='pyarrow==21.0.0 duckdb==1.4.1 pytz tzdata'
+want='pyarrow==26.0.1 duckdb==2.0.0 pytz tzdata'
 [ "$(cat "$venv/complete" 2> /dev/null)" = "$want" ] || { python3 -m venv "$venv"; "$venv/bin/pip" install -q --disable-pip-version-check $want; echo "$want" > "$venv/complete"; }

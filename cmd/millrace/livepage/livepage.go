@@ -33,7 +33,7 @@ const (
 type Options struct {
 	Name  string                                    // of the pipeline
 	Files func(ctx context.Context) ([]File, error) // what is published, newest last; called when a commit was made
-	Log   *slog.Logger // default: none
+	Log   *slog.Logger                              // default: none
 }
 
 // File is one published file.
