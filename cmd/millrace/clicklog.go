@@ -63,7 +63,7 @@ func (c *clickLog) Append(ctx context.Context, events []collect.Event) error {
 func (c *clickLog) publish(ctx context.Context, messages []*nats.Msg) error {
 	acks := make([]jetstream.PubAckFuture, len(messages))
 	for i, m := range messages {
-		ack, err := c.js.PublishMsgAsync(m)
+		ack, err := c.js.PublishMsgAsync(m, jetstream.WithStallWait(5*time.Second))
 		if err != nil {
 			return err
 		}
