@@ -155,77 +155,96 @@ sinks:
 dead_letters: { url: "%[2]s/dead" }
 `
 
-// retail lays out days of Online Retail, some broken rows among them, as often as it takes to have work for all kills.
-func retail(t *testing.T, in string, copies int) []string {
+// retail is a folder of Online Retail days, with as many copies of them as it takes to have work for all kills.
+type retail struct {
+	t      *testing.T
+	folder string
+	copies int
+	names  []string
+}
+
+func newRetail(t *testing.T, folder string) *retail {
 	t.Helper()
-	days, err := filepath.Glob("../data/online-retail/*.csv.gz")
-	if err != nil || len(days) == 0 {
-		t.Fatalf("no test data: %v", err)
-	}
-	if err := os.MkdirAll(in, 0o777); err != nil {
+	if err := os.MkdirAll(folder, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	var inputs []string
-	write := func(name string, data []byte) {
-		inputs = append(inputs, filepath.Join(in, name))
-		if err := os.WriteFile(inputs[len(inputs)-1], data, 0o666); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for n := range copies {
-		for _, day := range days {
-			data, err := os.ReadFile(day)
-			if err != nil {
-				t.Fatal(err)
-			}
-			write(fmt.Sprintf("%03d-%s", n, filepath.Base(day)), data)
-		}
-	}
-	write("broken.csv", []byte("InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"+
+	r := &retail{t: t, folder: folder}
+	r.write("broken.csv", []byte("InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"+
 		"1,A,no such day,1,2010-13-01 08:26:00,2.55,17850.0,France\n"+
 		"2,B,not a number,many,2010-12-01 08:26:00,2.55,17850.0,France\n"+
 		"3,C,fine,1,2010-12-01 08:26:00,2.55,17850.0,France\n"))
-	return inputs
+	return r
+}
+
+func (r *retail) write(name string, data []byte) {
+	r.t.Helper()
+	name = filepath.Join(r.folder, name)
+	if err := os.WriteFile(name, data, 0o666); err != nil {
+		r.t.Fatal(err)
+	}
+	r.names = append(r.names, name)
+}
+
+// add copies the days so many times more.
+func (r *retail) add(copies int) {
+	r.t.Helper()
+	days, err := filepath.Glob("../data/online-retail/*.csv.gz")
+	if err != nil || len(days) == 0 {
+		r.t.Fatalf("no test data: %v", err)
+	}
+	for range copies {
+		r.copies++
+		for _, day := range days {
+			data, err := os.ReadFile(day)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			r.write(fmt.Sprintf("%03d-%s", r.copies, filepath.Base(day)), data)
+		}
+	}
 }
 
 // TestRealCrashFiles kills the program over the Online Retail files, to a folder.
 func TestRealCrashFiles(t *testing.T) {
 	dir := t.TempDir()
-	inputs := retail(t, filepath.Join(dir, "in"), 70)
+	input := newRetail(t, filepath.Join(dir, "in"))
 	m := &millrace{t: t, bin: program(t, "cmd/millrace"), file: filepath.Join(dir, "pipeline.yaml")}
 	if err := os.WriteFile(m.file, fmt.Appendf(nil, filesPipeline, dir, dir), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	m.crashToTheEnd(seed(t))
+	m.crashToTheEnd(seed(t), input)
 	m.verify()
-	compare(t, "csv", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), inputs)
+	compare(t, "csv", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), input.names)
 }
 
 // TestRealCrashFilesToFailingS3 is the same to an S3 server that fails one request in five, some of them after the effect.
 func TestRealCrashFilesToFailingS3(t *testing.T) {
 	dir := t.TempDir()
-	inputs := retail(t, filepath.Join(dir, "in"), 14)
+	input := newRetail(t, filepath.Join(dir, "in"))
 	url := server(t, program(t, "testenv/cmd/s3"), "-dir", filepath.Join(dir, "s3"), "-fault-rate", "0.2")
 	m := &millrace{t: t, bin: program(t, "cmd/millrace"), file: filepath.Join(dir, "pipeline.yaml"), env: s3env(url)}
 	if err := os.WriteFile(m.file, fmt.Appendf(nil, filesPipeline, dir, "s3://lake"), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	m.crashToTheEnd(seed(t))
+	m.crashToTheEnd(seed(t), input)
 	m.verify()
 	objects := filepath.Join(dir, "s3", "objects", "lake")
-	compare(t, "csv", filepath.Join(objects, "lake"), filepath.Join(objects, "dead"), inputs)
+	compare(t, "csv", filepath.Join(objects, "lake"), filepath.Join(objects, "dead"), input.names)
 }
 
 func s3env(url string) []string {
 	return []string{"AWS_ENDPOINT_URL_S3=" + url, "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=local", "AWS_SECRET_ACCESS_KEY=localsecret"}
 }
 
-// crashToTheEnd kills runs over finite files at random moments, then lets one finish.
-func (m *millrace) crashToTheEnd(random *rand.Rand) {
+// crashToTheEnd kills runs over finite files at random moments, with more files whenever all were read, then lets one
+// run finish.
+func (m *millrace) crashToTheEnd(random *rand.Rand, input *retail) {
 	m.t.Helper()
-	for n := range kills {
-		if !m.killAfter(30*time.Millisecond+time.Duration(random.IntN(500))*time.Millisecond, "--until-end") {
-			m.t.Fatalf("all was done after %d kills: the test needs more input", n)
+	for killed := 0; killed < kills; {
+		if m.killAfter(30*time.Millisecond+time.Duration(random.IntN(500))*time.Millisecond, "--until-end") {
+			killed++
+		} else {
+			input.add(5)
 		}
 	}
 	cmd, said := m.command("run", "--until-end", m.file)
