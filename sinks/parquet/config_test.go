@@ -20,8 +20,10 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 		want []string
 	}{
 		{parquet.Config{}, []string{"url "}},
-		{parquet.Config{URL: "x", Compression: "lz4", RowGroup: 1, Roll: parquet.Roll{Size: 1, Age: -1, Idle: -1}},
-			[]string{"compression ", "roll.size ", "roll.age ", "roll.idle ", "row_group "}},
+		{
+			parquet.Config{URL: "x", Compression: "lz4", RowGroup: 1, Roll: parquet.Roll{Size: 1, Age: -1, Idle: -1}},
+			[]string{"compression ", "roll.size ", "roll.age ", "roll.idle ", "row_group "},
+		},
 		{parquet.Config{URL: "x", CompressionLevel: 23, PartitionBy: []string{"a", "a", ""}}, []string{"partition_by ", "partition_by ", "compression_level "}},
 		{parquet.Config{URL: "x", Compression: "gzip", CompressionLevel: 10}, []string{"compression_level "}},
 		{parquet.Config{URL: "x", Compression: "none", CompressionLevel: 1}, []string{"compression_level "}},

@@ -78,6 +78,7 @@ func (c *counter) Start() (stream.Position, bool) {
 	c.began = time.Now()
 	return stream.Position{}, false
 }
+
 func (c *counter) Deliver(_ context.Context, rs []stream.Record) error {
 	if c.left -= len(rs); c.left <= 0 {
 		c.took = time.Since(c.began)

@@ -43,8 +43,18 @@ func TestFiltersOverlapIfASubjectMatchesBoth(t *testing.T) {
 		a, b string
 		want bool
 	}{
-		{"a", "a", true}, {"a", "b", false}, {"a.b", "a", false}, {"a.*", "a.b", true}, {"a.*", "*.b", true}, {"a.*", "b.*", false},
-		{">", "a.b.c", true}, {"a.>", "a", false}, {"a.>", "a.b", true}, {"a.*.c", "a.b.d", false}, {"a.*.>", "a.b.c", true}, {"a.*.>", "a.b", false},
+		{"a", "a", true},
+		{"a", "b", false},
+		{"a.b", "a", false},
+		{"a.*", "a.b", true},
+		{"a.*", "*.b", true},
+		{"a.*", "b.*", false},
+		{">", "a.b.c", true},
+		{"a.>", "a", false},
+		{"a.>", "a.b", true},
+		{"a.*.c", "a.b.d", false},
+		{"a.*.>", "a.b.c", true},
+		{"a.*.>", "a.b", false},
 	} {
 		if overlap(c.a, c.b) != c.want || overlap(c.b, c.a) != c.want {
 			t.Errorf("overlap of %q and %q is not %v", c.a, c.b, c.want)
@@ -72,8 +82,10 @@ func TestKeysNameTheirPartition(t *testing.T) {
 func TestRowsComeBackAsTheyWere(t *testing.T) {
 	for _, r := range []lease.Row{
 		{Partition: "p", Revision: 7},
-		{Partition: "p", Owner: "a", Run: "r", Epoch: 3, Renewals: 9, Claim: "b", Mark: mark{Created: 1, Start: 2, After: 3, Clear: 4}.encode(), Revision: 1,
-			Committed: true, Checkpoint: stream.Checkpoint{Pos: stream.OffsetPosition(0), Note: []byte{0, 255}}},
+		{
+			Partition: "p", Owner: "a", Run: "r", Epoch: 3, Renewals: 9, Claim: "b", Mark: mark{Created: 1, Start: 2, After: 3, Clear: 4}.encode(), Revision: 1,
+			Committed: true, Checkpoint: stream.Checkpoint{Pos: stream.OffsetPosition(0), Note: []byte{0, 255}},
+		},
 	} {
 		text, err := encode(r)
 		if err != nil {
