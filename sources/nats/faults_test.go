@@ -31,7 +31,6 @@ type tape struct {
 
 	mu      sync.Mutex
 	records []stream.Record
-	ended   bool
 }
 
 var errHeld = errors.New("the consumer is held and commits nothing")
