@@ -51,7 +51,7 @@ const full = 64 << 20
 
 // Sink writes dead letters to a store and reads them back.
 type Sink struct {
-	store objects.Store
+	objects.Claims
 }
 
 var (
@@ -60,40 +60,11 @@ var (
 )
 
 // New returns the sink that writes to store; Config.URL is where wire.go opens that.
-func New(store objects.Store) *Sink { return &Sink{store} }
+func New(store objects.Store) *Sink { return &Sink{objects.Claims{Store: store, Suffix: suffix}} }
 
 // Open returns the writer of one tenure.
 func (s *Sink) Open(_ context.Context, t stream.Tenure) (stream.StagedWriter[*stream.DeadLetter], error) {
-	return &writer{store: s.store, tenure: t}, nil
-}
-
-// Publish makes a staged file visible.
-func (s *Sink) Publish(ctx context.Context, r stream.Receipt) error {
-	t, err := ticket(r)
-	if err != nil {
-		return err
-	}
-	return s.store.Publish(ctx, t)
-}
-
-// Withdraw removes a staged or published file.
-func (s *Sink) Withdraw(ctx context.Context, r stream.Receipt) error {
-	t, err := ticket(r)
-	if err != nil {
-		return err
-	}
-	return s.store.Withdraw(ctx, t)
-}
-
-func ticket(r stream.Receipt) (objects.Ticket, error) {
-	var t objects.Ticket
-	if err := json.Unmarshal(r.Body, &t); err != nil {
-		return t, stream.Fatal(fmt.Errorf("receipt of %s: %w", r.Sink, err))
-	}
-	if !strings.HasSuffix(t.Key, suffix) {
-		return t, stream.Fatal(fmt.Errorf("receipt of %s is for %q; want a file of dead letters", r.Sink, t.Key))
-	}
-	return t, nil
+	return &writer{store: s.Store, tenure: t}, nil
 }
 
 // writer writes for one tenure. Between two commits it has one upload, if any.

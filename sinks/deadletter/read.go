@@ -126,13 +126,13 @@ func (s *Sink) openAll(ctx context.Context, prefix string) <-chan *file {
 	for range readers {
 		wg.Go(func() {
 			for key := range keys {
-				out <- open(ctx, s.store, key)
+				out <- open(ctx, s.Store, key)
 			}
 		})
 	}
 	wg.Go(func() {
 		defer close(keys)
-		for info, err := range s.store.List(ctx, prefix) {
+		for info, err := range s.Store.List(ctx, prefix) {
 			if err != nil {
 				out <- &file{key: prefix, err: fmt.Errorf("list: %w", err)}
 				return

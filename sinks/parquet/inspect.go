@@ -96,9 +96,9 @@ func (s *Sink) openAll(ctx context.Context) <-chan *opened {
 	}
 	wg.Go(func() {
 		defer close(keys)
-		for info, err := range s.store.List(ctx, "") {
+		for info, err := range s.Store.List(ctx, "") {
 			if err != nil {
-				out <- &opened{err: fmt.Errorf("list %s: %w", s.store, err)}
+				out <- &opened{err: fmt.Errorf("list %s: %w", s.Store, err)}
 				return
 			}
 			if !strings.HasSuffix(info.Key, suffix) {
@@ -120,7 +120,7 @@ func (s *Sink) openAll(ctx context.Context) <-chan *opened {
 
 func (s *Sink) openOne(ctx context.Context, key string) *opened {
 	o := &opened{key: key}
-	if o.Object, o.err = s.store.Open(ctx, key); o.err != nil {
+	if o.Object, o.err = s.Store.Open(ctx, key); o.err != nil {
 		return o
 	}
 	if o.err = o.readFooter(); o.err == nil && o.prov.Key != key {

@@ -16,11 +16,9 @@ package parquet
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/millrace-io/millrace/sinks/objects"
@@ -130,8 +128,8 @@ func (c *Config) CheckSchema(schema *stream.Schema) error {
 // Sink writes Parquet files to a store. Its memory beside the writers' own (Buffered) is that of the page encoders: at most
 // one for each processor, about 6 MiB each with zstd at its default level, several times that at levels from 7 on.
 type Sink struct {
-	cfg      Config
-	store    objects.Store
+	cfg Config
+	objects.Claims
 	encoders *encoders
 }
 
@@ -145,7 +143,7 @@ func New(store objects.Store, cfg Config) (*Sink, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Sink{cfg: cfg, store: store, encoders: newEncoders()}, nil
+	return &Sink{cfg: cfg, Claims: objects.Claims{Store: store, Suffix: suffix}, encoders: newEncoders()}, nil
 }
 
 // Open returns the writer of one tenure. It fails, for good, when a column to partition by is not in the schema.
@@ -155,33 +153,4 @@ func (s *Sink) Open(_ context.Context, t stream.Tenure) (stream.StagedWriter[*st
 		return nil, stream.Fatal(fmt.Errorf("sink %s: %w", t.Sink, err))
 	}
 	return newWriter(s, l, t), nil
-}
-
-// Publish makes a staged file visible.
-func (s *Sink) Publish(ctx context.Context, r stream.Receipt) error {
-	t, err := ticket(r)
-	if err != nil {
-		return err
-	}
-	return s.store.Publish(ctx, t)
-}
-
-// Withdraw removes a staged or published file.
-func (s *Sink) Withdraw(ctx context.Context, r stream.Receipt) error {
-	t, err := ticket(r)
-	if err != nil {
-		return err
-	}
-	return s.store.Withdraw(ctx, t)
-}
-
-func ticket(r stream.Receipt) (objects.Ticket, error) {
-	var t objects.Ticket
-	if err := json.Unmarshal(r.Body, &t); err != nil {
-		return t, stream.Fatal(fmt.Errorf("receipt of %s: %w", r.Sink, err))
-	}
-	if !strings.HasSuffix(t.Key, suffix) {
-		return t, stream.Fatal(fmt.Errorf("receipt of %s is for %q; want a Parquet file", r.Sink, t.Key))
-	}
-	return t, nil
 }

@@ -93,7 +93,7 @@ func (w *writer) owner(ev *stream.Event) *file {
 		w.numbers++
 		key := fmt.Sprintf("%s%s-%s-%d-%d-%s%s", path(w.layout.folders, ev), plainName(w.tenure.Partition), ev.Record.Pos, w.tenure.Epoch,
 			w.numbers, w.random, suffix)
-		f = newFile(w.layout, w.sink.store.Begin(key), key, w.tenure.Partition)
+		f = newFile(w.layout, w.sink.Store.Begin(key), key, w.tenure.Partition)
 		w.files[string(w.id)] = f
 	}
 	w.last, w.lastID = f, append(w.lastID[:0], w.id...)
