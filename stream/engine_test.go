@@ -19,7 +19,7 @@ import (
 //	commit.go  flush left out                          -> TestScheduleKeepsThePromise (commit before the upsert sink)
 //	commit.go  republish left out of recover           -> TestScheduleKeepsThePromise (rows missing)
 //	commit.go  next.Receipts = nil                     -> TestScheduleKeepsThePromise (rows missing)
-//	commit.go  snapshot after decide                   -> TestScheduleKeepsThePromise (state counts)
+//	commit.go  the state of the commit before is stored -> TestScheduleKeepsThePromise (state counts)
 //	commit.go  next.Base stays what it was             -> TestExpiredUploadIsReadAgain (state counts)
 //	commit.go  overflow objects share a name           -> TestScheduleKeepsThePromise (rows twice)
 //	commit.go  withdraw left out of republish          -> TestExpiredUploadIsReadAgain (rows twice)

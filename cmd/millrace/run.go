@@ -22,8 +22,8 @@ const runHelp = `run a pipeline file as a daemon
 
 Usage: millrace run [--until-end] [--log-format text|json] [--log-level debug|info|warn|error] FILE
 
-Runs until SIGTERM or SIGINT: then it reads no more, commits what it has read, and exits 0. A second signal, a second or more after it, stops at
-once with exit 1; what was not committed is read again by the next run.
+Runs until SIGTERM or SIGINT: then it reads no more, commits what it has read, and exits 0. Another signal, a second or more
+later, stops at once with exit 1; what was not committed is read again by the next run.
 
   --until-end    end when everything that the source has now is read and committed; only for a source that ends (files)
   --log-format   text (default) or json, on standard error
