@@ -200,6 +200,9 @@ func (l *Lease) write(ctx context.Context, change func(*Row)) error {
 		if err == nil {
 			next.Revision = revision
 			l.wrote(next, mark, sent)
+			if next.Owner == "" { // before the next writer has the token
+				l.lose(errReleased)
+			}
 			return nil
 		}
 		if !errors.Is(err, ErrConflict) {

@@ -35,6 +35,7 @@ import (
 //	a place kept for a dead worker stays kept                  -> ClaimOfADeadWorkerIsForgotten, Schedules
 //	an ended partition is taken                                -> EndedPartitionIsNeverTakenAgain
 //	the mark is not written                                    -> MarkGoesWithTheNextWrite
+//	a lease that was given back can still be renewed           -> NobodyWritesAfterTheRelease
 //	a FatalError is repeated                                   -> TableThatRefusesEndsTheRun
 //	a note of any size is stored                               -> NoteThatIsTooLargeIsRefused
 
@@ -323,6 +324,24 @@ func TestMarkGoesWithTheNextWrite(t *testing.T) {
 		l.SetMark([]byte("three"))
 		if err := l.Release(w.Context()); err != nil || string(w.row("p0").Mark) != "three" {
 			w.Errorf("after Release: %v, mark %q", err, w.row("p0").Mark)
+		}
+	})
+}
+
+// A renewal that waited while the row was given back must not write into it.
+func TestNobodyWritesAfterTheRelease(t *testing.T) {
+	alone(t, func(w *world, _ *link, l *Lease) {
+		defer l.Lapse()
+		err := l.write(w.Context(), func(r *Row) { r.Owner, r.Run = "", "" })
+		if err != nil {
+			w.Fatal(err)
+		}
+		before := w.row("p0")
+		if err := l.Renew(w.Context()); !errors.Is(err, stream.ErrLost) {
+			w.Errorf("renewal after the release: %v; want ErrLost", err)
+		}
+		if after := w.row("p0"); after.Renewals != before.Renewals {
+			w.Errorf("the row of nobody was written: %+v", after)
 		}
 	})
 }

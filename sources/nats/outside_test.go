@@ -204,8 +204,13 @@ func newLog(t *testing.T, url string, period time.Duration, partitions int) *log
 	for i := range partitions {
 		subjects = append(subjects, l.Partition(i))
 	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: l.name, Subjects: subjects}); err != nil {
-		t.Fatal(err)
+	for _, c := range []jetstream.StreamConfig{
+		{Name: "KEEP"}, // or the server removes the folder of an account without streams, some time after the last one, under the next
+		{Name: l.name, Subjects: subjects},
+	} {
+		if _, err := js.CreateOrUpdateStream(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() {
 		js.DeleteStream(context.Background(), l.name)
