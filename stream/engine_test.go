@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +26,11 @@ import (
 //	commit.go  withdraw left out of republish          -> TestExpiredUploadIsReadAgain (rows twice)
 //	worker.go  judge keeps siblings of a failed event  -> TestRecordSharesOneFate
 //	budget.go  over always nil                         -> TestMemoryPressureCommitsEarly
+
+func TestMain(m *testing.M) {
+	runtime.GOMAXPROCS(1) // with more, Go 1.26's race detector crashes on timers that fire at once in a bubble
+	m.Run()
+}
 
 // TestScheduleKeepsThePromise runs seeded schedules of crashes, pauses past the lease, failing and half-done outside
 // calls, over three processes that share four partitions.
