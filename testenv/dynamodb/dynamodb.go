@@ -144,8 +144,8 @@ func (s *Server) find(name string) (*table, error) {
 // usable is find for reads and writes.
 func (s *Server) usable(name string) (*table, error) {
 	t, err := s.find(name)
-	if err == nil && t.state(s.now()) != "ACTIVE" {
+	if err != nil || t.state(s.now()) != "ACTIVE" {
 		return nil, awsjson.Errorf("ResourceNotFoundException", "Requested resource not found")
 	}
-	return t, err
+	return t, nil
 }

@@ -140,8 +140,8 @@ func (s *script) streams() {
 	s.shards("shards")
 }
 
-// shards notes all shards, page by page.
-func (s *script) shards(step string) []types.Shard {
+// listed is all shards, page by page.
+func (s *script) listed() []types.Shard {
 	s.t.Helper()
 	var all []types.Shard
 	in := &kinesis.ListShardsInput{StreamName: name, MaxResults: aws.Int32(2)}
@@ -156,27 +156,25 @@ func (s *script) shards(step string) []types.Shard {
 			in = &kinesis.ListShardsInput{NextToken: out.NextToken, MaxResults: aws.Int32(2)}
 		}
 	}
+	return all
+}
+
+func (s *script) shards(step string) {
+	s.t.Helper()
 	var lines []string
-	for _, sh := range all {
+	for _, sh := range s.listed() {
 		lines = append(lines, fmt.Sprint(*sh.ShardId, " ", aws.ToString(sh.ParentShardId), "+", aws.ToString(sh.AdjacentParentShardId), " ",
 			*sh.HashKeyRange.StartingHashKey, "-", *sh.HashKeyRange.EndingHashKey, " closed ", sh.SequenceNumberRange.EndingSequenceNumber != nil))
 	}
 	s.note(step, strings.Join(lines, "\n"), nil)
-	return all
 }
 
 // ranges notes the hash keys of the open shards, whatever their names.
 func (s *script) ranges(step string) {
 	var open []string
-	for p := kinesis.NewListShardsPaginator(s.c, &kinesis.ListShardsInput{StreamName: name}); p.HasMorePages(); {
-		out, err := p.NextPage(s.t.Context())
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		for _, sh := range out.Shards {
-			if sh.SequenceNumberRange.EndingSequenceNumber == nil {
-				open = append(open, *sh.HashKeyRange.StartingHashKey+"-"+*sh.HashKeyRange.EndingHashKey)
-			}
+	for _, sh := range s.listed() {
+		if sh.SequenceNumberRange.EndingSequenceNumber == nil {
+			open = append(open, *sh.HashKeyRange.StartingHashKey+"-"+*sh.HashKeyRange.EndingHashKey)
 		}
 	}
 	slices.Sort(open)
