@@ -131,6 +131,14 @@ func (s *Server) Sweep() int {
 	return n
 }
 
+// until is when a change has settled: at once, whatever becomes of the clock, or after a while.
+func until(now time.Time, settle time.Duration) time.Time {
+	if settle == 0 {
+		return time.Time{}
+	}
+	return now.Add(settle)
+}
+
 // find is the table of a name that is there; the server is locked.
 func (s *Server) find(name string) (*table, error) {
 	t := s.tables[name]

@@ -47,6 +47,7 @@ func TestRealStandInsAgree(t *testing.T) {
 			"at no number":                 foreign,
 			"the horizon with a number":    "kinesis-local ignores the number",
 			"a broken iterator":            "kinesis-local fails with a 500",
+			"hash keys after scaling":      "kinesis-local splits one shard; Amazon makes all even",
 			"split a closed shard":         "kinesis-local: ResourceInUseException; Amazon: InvalidArgumentException",
 		}},
 	} {
