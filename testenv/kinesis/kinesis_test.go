@@ -22,6 +22,8 @@ import (
 	"github.com/aws/smithy-go"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/millrace-io/millrace/testenv/awsjson"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -50,7 +52,7 @@ func start(t testing.TB, o Options) (*Server, *kinesis.Client) {
 // client never tries again, so that a test sees each answer.
 func client(t testing.TB, url, accessKey string) *kinesis.Client {
 	t.Helper()
-	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	transport := &awsjson.Transport{Transport: http.Transport{MaxIdleConnsPerHost: 64}}
 	t.Cleanup(transport.CloseIdleConnections)
 	return kinesis.New(kinesis.Options{
 		BaseEndpoint: &url, Region: "us-east-1", Retryer: aws.NopRetryer{}, HTTPClient: &http.Client{Transport: transport},
