@@ -5,6 +5,7 @@ package kinesis
 
 import (
 	"crypto/md5"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/big"
@@ -1018,4 +1019,79 @@ func TestManyAtOnceLoseNothing(t *testing.T) {
 	if len(seen) != writers*batches*size {
 		t.Errorf("%d records are read; %d were written", len(seen), writers*batches*size)
 	}
+}
+
+// go test ./testenv/kinesis -run - -bench .
+//
+// Records of 200 bytes, 500 a call. The SDK's own work is in it: it shares the machine with the server.
+func BenchmarkPutRecords(b *testing.B) {
+	s, c := start(b, Options{ShardBytes: 16 << 20})
+	s.CreateStream("clicks", 16)
+	rs := make([]types.PutRecordsRequestEntry, mostPut)
+	for i := range rs {
+		rs[i] = types.PutRecordsRequestEntry{PartitionKey: aws.String(fmt.Sprint("user-", i)), Data: make([]byte, 200)}
+	}
+	for b.Loop() {
+		ok(c.PutRecords(b.Context(), &kinesis.PutRecordsInput{StreamName: clicks, Records: rs}))(b)
+	}
+	b.ReportMetric(float64(b.N*mostPut)/b.Elapsed().Seconds(), "records/s")
+}
+
+func BenchmarkGetRecords(b *testing.B) {
+	s, c := start(b, Options{})
+	s.CreateStream("clicks", 1)
+	const n = 5000
+	for range n {
+		s.Put("clicks", shardID(0), Record{Key: "user", Data: make([]byte, 200)})
+	}
+	it := iterate(b, c, "clicks", *zero, types.ShardIteratorTypeTrimHorizon, "")
+	for b.Loop() {
+		ok(c.GetRecords(b.Context(), &kinesis.GetRecordsInput{ShardIterator: it}))(b)
+	}
+	b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "records/s")
+}
+
+// The server alone: what it does for a call, without HTTP and SDK.
+func BenchmarkServer(b *testing.B) {
+	s, _ := start(b, Options{ShardBytes: 16 << 20})
+	s.CreateStream("clicks", 256)
+	var body strings.Builder
+	body.WriteString(`{"StreamName":"clicks","Records":[`)
+	for i := range mostPut {
+		if i > 0 {
+			body.WriteByte(',')
+		}
+		fmt.Fprintf(&body, `{"PartitionKey":"user-%d","Data":"%s"}`, i, strings.Repeat("QUJD", 67))
+	}
+	body.WriteString(`]}`)
+	text := []byte(body.String())
+	b.Run("put", func(b *testing.B) {
+		for b.Loop() {
+			var in putRecordsInput
+			if err := json.Unmarshal(text, &in); err != nil {
+				b.Fatal(err)
+			}
+			ok(s.putRecords(&in, Fault{}))(b)
+		}
+		b.ReportMetric(float64(b.N*mostPut)/b.Elapsed().Seconds(), "records/s")
+	})
+	b.Run("get", func(b *testing.B) {
+		var out []byte
+		s.CreateStream("one", 1)
+		s.Put("one", shardID(0), slices.Repeat([]Record{{Key: "user", Data: make([]byte, 200)}}, 5000)...)
+		st, now := s.must("one")
+		it := s.iterator(st, st.shards[0], 0, now).String()
+		for b.Loop() {
+			got := ok(s.getRecords(&getRecordsInput{ShardIterator: it}))(b)
+			out = got.(*getRecordsOutput).AppendJSON(out[:0])
+		}
+		b.ReportMetric(float64(b.N*5000)/b.Elapsed().Seconds(), "records/s")
+	})
+	b.Run("poll an empty shard", func(b *testing.B) {
+		st, now := s.must("clicks")
+		it := s.iterator(st, st.shards[255], st.last+1, now).String()
+		for b.Loop() {
+			ok(s.getRecords(&getRecordsInput{ShardIterator: it}))(b)
+		}
+	})
 }

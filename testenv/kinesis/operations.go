@@ -618,15 +618,16 @@ type entry struct {
 
 func (e *entry) size() int { return len(e.Data) + len(e.PartitionKey) }
 
-// hash checks a record and says where it belongs.
-func (s *Server) hash(e *entry, at string) (hashKey, error) {
-	switch n := utf8.RuneCountInString(e.PartitionKey); {
+// hash checks a record, the i-th of many or an only one (-1), and says where it belongs.
+func (s *Server) hash(e *entry, i int) (hashKey, error) {
+	keyLength := utf8.RuneCountInString(e.PartitionKey)
+	switch {
 	case e.Data == nil:
-		return hashKey{}, invalid("Value null at '%sdata' failed to satisfy constraint: Member must not be null", at)
-	case n < 1 || n > 256:
-		return hashKey{}, invalid("Value at '%spartitionKey' failed to satisfy constraint: Member must have length between 1 and 256", at)
+		return hashKey{}, invalidMember(i, "data", "not be null")
+	case keyLength < 1 || keyLength > 256:
+		return hashKey{}, invalidMember(i, "partitionKey", "have length between 1 and 256")
 	case e.size() > s.o.MaxRecord:
-		return hashKey{}, invalid("Value at '%sdata' failed to satisfy constraint: Member must have length less than or equal to %d", at, s.o.MaxRecord)
+		return hashKey{}, invalidMember(i, "data", fmt.Sprintf("have length less than or equal to %d", s.o.MaxRecord))
 	case e.ExplicitHashKey == nil:
 		return md5.Sum([]byte(e.PartitionKey)), nil
 	}
@@ -635,6 +636,13 @@ func (s *Server) hash(e *entry, at string) (hashKey, error) {
 		return h, invalidArgument("Invalid ExplicitHashKey. ExplicitHashKey must be in the range: [0, 2^128-1]. Specified value was %s", *e.ExplicitHashKey)
 	}
 	return h, nil
+}
+
+func invalidMember(i int, name, must string) error {
+	if i >= 0 {
+		name = fmt.Sprintf("records.%d.member.%s", i+1, name)
+	}
+	return invalid("Value at '%s' failed to satisfy constraint: Member must %s", name, must)
 }
 
 type putRecordInput struct {
@@ -651,7 +659,7 @@ type putRecordOutput struct {
 }
 
 func (s *Server) putRecord(in *putRecordInput) (any, error) {
-	h, err := s.hash(&in.entry, "")
+	h, err := s.hash(&in.entry, -1)
 	if err != nil {
 		return nil, err
 	}
@@ -695,7 +703,7 @@ func (s *Server) hashes(rs []entry) ([]hashKey, error) {
 	out := make([]hashKey, len(rs))
 	for i := range rs {
 		var err error
-		if out[i], err = s.hash(&rs[i], fmt.Sprintf("records.%d.member.", i+1)); err != nil {
+		if out[i], err = s.hash(&rs[i], i); err != nil {
 			return nil, err
 		}
 		size += rs[i].size()
@@ -846,7 +854,7 @@ func (s *Server) retain(in *retentionInput, allowed func(current int) bool) (any
 			return nil, invalidArgument("Requested retention period (%d hours) for stream %s is not between %d and %d, or is on the wrong side of the existing one (%d hours).",
 				h, st.name, leastHours, mostHours, current)
 		}
-		st.retention = time.Duration(in.RetentionPeriodHours) * time.Hour
+		st.retention, st.aged = time.Duration(in.RetentionPeriodHours)*time.Hour, time.Time{}
 		return nil, nil
 	})
 }

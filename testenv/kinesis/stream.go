@@ -27,10 +27,11 @@ type stream struct {
 	status    string    // ACTIVE after settled
 	settled   time.Time // when it is ACTIVE, or gone
 	retention time.Duration
-	last      uint64   // counter of the last sequence number given out
-	shards    []*shard // all that are listed, by id
-	open      []*shard // by hash key
-	next      int      // index of the next new shard
+	aged      time.Time // when age last looked
+	last      uint64    // counter of the last sequence number given out
+	shards    []*shard  // all that are listed, by id
+	open      []*shard  // by hash key
+	next      int       // index of the next new shard
 }
 
 // shard is one shard, its records the ones that are left.
@@ -247,8 +248,15 @@ func (sh *shard) drop(n int) {
 	sh.trimmed += n
 }
 
+// agePause is how often age looks: not at each call, which a poll of many shards would feel.
+const agePause = 100 * time.Millisecond
+
 // age drops what is older than the retention: records, and closed shards.
 func (s *stream) age(now time.Time) {
+	if passed := now.Sub(s.aged); passed >= 0 && passed < agePause {
+		return
+	}
+	s.aged = now
 	horizon := now.Add(-s.retention)
 	for _, sh := range s.shards {
 		if n := sh.since(horizon.UnixMilli()); n > 0 {
