@@ -4,7 +4,6 @@ package awsjson
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -112,7 +111,6 @@ type Server struct {
 	service Service
 	http    http.Server
 	url     string
-	cancel  context.CancelFunc
 	serving sync.WaitGroup
 	calls   sync.RWMutex // read-locked by each call
 	bodies  sync.Pool
@@ -124,13 +122,9 @@ func Start(addr string, s Service) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	server := &Server{service: s, url: "http://" + l.Addr().String(), cancel: cancel}
+	server := &Server{service: s, url: "http://" + l.Addr().String()}
 	server.bodies.New = func() any { return new(bytes.Buffer) }
-	server.http = http.Server{
-		Handler: server, ReadHeaderTimeout: time.Minute,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
+	server.http = http.Server{Handler: server, ReadHeaderTimeout: time.Minute}
 	server.serving.Go(func() { server.http.Serve(l) })
 	return server, nil
 }
@@ -140,7 +134,6 @@ func (s *Server) URL() string { return s.url }
 
 // Close ends all connections and waits for all calls. Those that hang by a Fault end without an answer.
 func (s *Server) Close() error {
-	s.cancel()
 	err := s.http.Close()
 	s.serving.Wait()
 	s.calls.Lock()

@@ -219,7 +219,7 @@ func TestCloseEndsCallsThatHang(t *testing.T) {
 }
 
 func TestTimesKeepTheirMilliseconds(t *testing.T) {
-	for _, ms := range []int64{0, 1, 1_700_000_000_001, 1_700_000_000_999, 4_102_444_800_123} {
+	for _, ms := range []int64{0, 1, 1001, 1_700_000_000_001, 1_700_000_000_999, 4_102_444_800_123} {
 		b, err := json.Marshal(Time{time.UnixMilli(ms)})
 		var back Time
 		if err != nil || json.Unmarshal(b, &back) != nil || back.UnixMilli() != ms {

@@ -307,16 +307,16 @@ func (s *script) updates() {
 		"SET gone = if_not_exists(gone, :one)", "SET num = if_not_exists(num, :one)", "SET num = if_not_exists(num, :one) + :one", "SET gone = if_not_exists(#gone, :one) + :ten",
 		"SET seq = list_append(seq, :l)", "SET seq = list_append(:l, seq)", "SET seq = list_append(num, :l)", "SET gone = list_append(if_not_exists(gone, :none), :l)",
 		"SET seq[1] = :one", "SET seq[9] = :one", "SET seq[0].x = :one", "SET #doc.a = :one", "SET #doc.#bc = :one", "SET #doc.new = :m", "SET #doc.new.k = :one", "SET #doc.deep[1].x = :a", "SET gone.k = :one", "SET txt.k = :one",
-		"SET a = txt, txt = :a", "REMOVE txt", "REMOVE gone", "REMOVE seq[0], seq[2]", "REMOVE seq[9]", "REMOVE #doc.a, #doc.gone", "REMOVE gone.k", "REMOVE txt.k",
+		"SET a = txt, txt = :a", "SET txt = :a, a = txt", "REMOVE txt", "REMOVE gone", "REMOVE seq[0], seq[2]", "REMOVE seq[9]", "REMOVE #doc.a, #doc.gone", "REMOVE gone.k", "REMOVE txt.k",
 		"ADD num :one", "ADD gone :one", "ADD ss :ss", "ADD gone :ss", "ADD ss :one", "ADD ns :ns", "ADD txt :one", "ADD txt :a", "ADD num :l",
 		"DELETE ss :ss", "DELETE ss :all", "DELETE gone :ss", "DELETE ns :ss", "DELETE ss :one", "SET num = :one REMOVE txt ADD gone :one DELETE ss :ss", "SET num = :one SET txt = :a", "ADD num :big",
 		"SET num = :one, num = :ten", "SET #doc.a = :one, #doc = :m", "SET id = :a", "REMOVE id", "SET num", "SET num = ", "num = :one", "", "SET num = :one,", "SET name = :one", "SET num = size(txt)", "SET num = foo(txt)", "SET num = :undefined",
 		"SET num = num + :one + :one", "SET num = (:one)", "SET num = attribute_exists(num)",
 	} {
-		if _, err := s.c.PutItem(s.t.Context(), &dynamodb.PutItemInput{TableName: one, Item: full()}); err != nil {
-			s.t.Fatal(err)
-		}
 		for _, returns := range []types.ReturnValue{types.ReturnValueUpdatedNew, types.ReturnValueUpdatedOld, types.ReturnValueAllNew} {
+			if _, err := s.c.PutItem(s.t.Context(), &dynamodb.PutItemInput{TableName: one, Item: full()}); err != nil {
+				s.t.Fatal(err)
+			}
 			out, err := s.c.UpdateItem(s.t.Context(), &dynamodb.UpdateItemInput{
 				TableName: one, Key: M{"id": S("full")}, UpdateExpression: &text, ReturnValues: returns,
 				ExpressionAttributeNames: used(names, text), ExpressionAttributeValues: used(values(), text),
