@@ -1,6 +1,10 @@
 // The tests guard these lines; each was broken once, and the test named beside it went red:
 //
-//	MUTATIONS
+//	fault.go: Before counts an operation, whatever it is about  ->  TestTheHookSeesWhoCallsWhatAndHowOften
+//	awsjson.go: a fault with Done does not do the call  ->  TestAFaultIsWhatItSays
+//	awsjson.go: Internal... is answered with 400  ->  TestARequestThatIsNoneIsRefused, TestAFaultIsWhatItSays
+//	awsjson.go: times are cut, not rounded  ->  TestTimesKeepTheirMilliseconds
+//	awsjson.go: Close does not close the connections  ->  the tests end in their time-out
 package awsjson
 
 import (

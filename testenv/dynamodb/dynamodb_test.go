@@ -1,6 +1,28 @@
 // The tests guard these lines; each was broken once, and the test named beside it went red:
 //
-//	MUTATIONS
+//	number.go: 39 digits are taken  ->  TestAnUpdateHasItsLimits, TestAnswersAreThoseOfTheFile
+//	number.go: a zero too few after the point  ->  TestAnswersAreThoseOfTheFile
+//	value.go: sets are compared as texts  ->  TestAnswersAreThoseOfTheFile
+//	condition.go: what is missing is not unequal  ->  TestAnswersAreThoseOfTheFile
+//	condition.go: values of two types are in order  ->  TestAnswersAreThoseOfTheFile
+//	condition.go: OR binds as strongly as AND  ->  TestAnswersAreThoseOfTheFile, TestPagesAreAsSmallAsTheOptionSays
+//	expression.go: names and values may be given in vain  ->  TestAnswersAreThoseOfTheFile
+//	expression.go: reserved words are names  ->  TestAnswersAreThoseOfTheFile
+//	expression.go: one path may lie in another  ->  TestAnswersAreThoseOfTheFile
+//	update.go: SET sees what it has set  ->  TestAnswersAreThoseOfTheFile
+//	update.go: REMOVE moves the elements that it has yet to remove  ->  TestAnswersAreThoseOfTheFile
+//	update.go: DELETE leaves an empty set  ->  TestAnswersAreThoseOfTheFile
+//	items.go: a failed condition does not show the item  ->  TestAFailedConditionShowsTheItemThatIsThere, TestATransactionIsAllOrNothing
+//	items.go: an update changes the key  ->  TestAnswersAreThoseOfTheFile
+//	items.go: an update makes an item of any size  ->  TestAnUpdateHasItsLimits
+//	batches.go: a transaction with a failed part is done  ->  TestATransactionIsAllOrNothing
+//	batches.go: a transaction has two parts on one item  ->  TestATransactionIsAllOrNothing
+//	batches.go: tokens are kept for ever  ->  TestATransactionsTokenIsForgottenInTime
+//	pages.go: a page has no limit of bytes  ->  TestAPageEndsAfterAMegabyte
+//	pages.go: each segment is all of the table  ->  TestAnswersAreThoseOfTheFile
+//	pages.go: a page begins with the last item of the one before  ->  TestAnswersAreThoseOfTheFile
+//	table.go: everything has expired  ->  TestItemsAreSweptWhenTheirTimeIsOver
+//	dynamodb.go: a table that is CREATING is read  ->  TestATableSettles
 package dynamodb
 
 import (

@@ -378,9 +378,29 @@ func (s *script) queries() {
 		}
 	}
 	for _, q := range []struct{ key, filter string }{
-		{key: "id = :a"}, {key: ":a = id"}, {key: "id = :a AND n > :one"}, {key: "n > :one AND id = :a"}, {key: "id = :a AND n BETWEEN :one AND :ten"}, {key: "id = :a AND n = :ten"}, {key: "(id = :a) AND (n <= :ten)"},
-		{key: "id = :c"}, {key: "id > :a"}, {key: "n = :one"}, {key: "id = :a AND v = :a"}, {key: "id = :a OR n = :one"}, {key: "id = :a AND n <> :one"}, {key: "id = :one"}, {key: "id = :a AND begins_with(n, :a)"}, {key: "id = :a AND n IN (:one)"},
-		{key: "id = :a AND id = :a"}, {key: "NOT id = :a"}, {key: "id = :a AND attribute_exists(n)"}, {key: ""}, {key: "id = :a", filter: "contains(v, :N)"}, {key: "id = :a", filter: "begins_with(v, :a) AND v > :a"}, {key: "id = :a", filter: "n > :one"},
+		{key: "id = :a"},
+		{key: ":a = id"},
+		{key: "id = :a AND n > :one"},
+		{key: "n > :one AND id = :a"},
+		{key: "id = :a AND n BETWEEN :one AND :ten"},
+		{key: "id = :a AND n = :ten"},
+		{key: "(id = :a) AND (n <= :ten)"},
+		{key: "id = :c"},
+		{key: "id > :a"},
+		{key: "n = :one"},
+		{key: "id = :a AND v = :a"},
+		{key: "id = :a OR n = :one"},
+		{key: "id = :a AND n <> :one"},
+		{key: "id = :one"},
+		{key: "id = :a AND begins_with(n, :a)"},
+		{key: "id = :a AND n IN (:one)"},
+		{key: "id = :a AND id = :a"},
+		{key: "NOT id = :a"},
+		{key: "id = :a AND attribute_exists(n)"},
+		{key: ""},
+		{key: "id = :a", filter: "contains(v, :N)"},
+		{key: "id = :a", filter: "begins_with(v, :a) AND v > :a"},
+		{key: "id = :a", filter: "n > :one"},
 	} {
 		s.query("query "+q.key+" "+q.filter, q.key, q.filter, true, nil)
 	}

@@ -61,8 +61,6 @@ func (k kind) known() bool {
 // ordered says that values of the type can be compared with less.
 func (k kind) ordered() bool { return k == kindS || k == kindN || k == kindB }
 
-func text(s string) value { return value{kind: kindS, s: s} }
-
 // UnmarshalJSON reads {"S": "text"} and its like.
 func (v *value) UnmarshalJSON(b []byte) error {
 	var one map[kind]json.RawMessage

@@ -1,6 +1,29 @@
 // The tests guard these lines; each was broken once, and the test named beside it went red:
 //
-//	MUTATIONS
+//	stream.go: a merge forgets the adjacent parent  ->  TestShardsAreListedByPagesWithTheClosedOnes
+//	stream.go: the counter of sequence numbers stands still  ->  TestAnIteratorBeginsWhereItsTypeSays and three more
+//	stream.go: a closed shard ends before its last record  ->  TestAClosedShardEndsWithItsChildren
+//	stream.go: an answer has no limit of bytes  ->  TestAnAnswerHasAtMostTenMegabytes
+//	stream.go: a shard has no limit of bytes  ->  TestAShardForgetsWhatIsBeyondItsBytes
+//	stream.go: closed shards stay for ever  ->  TestRetentionForgetsRecordsAndClosedShards
+//	stream.go: records stay for ever  ->  TestRetentionForgetsRecordsAndClosedShards
+//	stream.go: how far behind is measured at the newest record  ->  TestReadersAreToldHowFarBehindTheyAre
+//	iterator.go: a number of another shard is taken  ->  TestAnIteratorBeginsWhereItsTypeSays
+//	iterator.go: a number that was never given out is taken  ->  TestAnIteratorBeginsWhereItsTypeSays
+//	iterator.go: a time to come is taken  ->  TestAnIteratorBeginsWhereItsTypeSays
+//	iterator.go: AFTER_SEQUENCE_NUMBER begins at the number  ->  TestAnIteratorBeginsWhereItsTypeSays
+//	operations.go: NextToken goes with StreamName  ->  TestANextTokenStandsAlone
+//	operations.go: Expire is not heeded  ->  TestIteratorsExpire
+//	operations.go: iterators do not age  ->  TestIteratorsExpire
+//	operations.go: an iterator of a deleted stream reads its successor  ->  TestAStreamOfTheSameNameIsAnother
+//	operations.go: PutRecords has no limit of bytes  ->  TestPutHasTheLimitsOfAmazon
+//	operations.go: a closed shard is split  ->  TestReshardingIsRefusedWhereAmazonDoes, TestAMistakeInATestPanics
+//	operations.go: a stream that is CREATING takes records  ->  TestAStreamSettles
+//	kinesis.go: a stream that follows has smaller numbers when the clock goes back  ->  TestAStreamOfTheSameNameIsAnother
+//	kinesis.go: Trim counts from what is left  ->  TestATrimmedNumberGivesTheTrimHorizon
+//	limits.go: reads have no limit of bytes  ->  TestRatesAreThoseOfAmazon, TestWhatIsTooFastIsRefused
+//	limits.go: writes have no limit of records  ->  TestRatesAreThoseOfAmazon
+//	aggregate.go: the MD5 is that of a part  ->  TestAnAggregateIsOneOfTheProducerLibrary
 package kinesis
 
 import (

@@ -157,8 +157,12 @@ type described struct {
 
 func (s *stream) describe(now time.Time) described {
 	return described{
-		s.name, s.arn, s.state(now), modeDetails{s.mode}, int(s.retention / time.Hour), awsjson.Time{Time: s.created},
-		[]map[string][]string{{"ShardLevelMetrics": {}}}, "NONE",
+		s.name, s.arn, s.state(now),
+		modeDetails{s.mode},
+		int(s.retention / time.Hour),
+		awsjson.Time{Time: s.created},
+		[]map[string][]string{{"ShardLevelMetrics": {}}},
+		"NONE",
 	}
 }
 

@@ -1,3 +1,4 @@
+// npm.go: the error does not name install.sh  ->  TestAProgramThatIsNotInstalledSaysWhatInstallsIt (broken once, and red)
 package npm
 
 import (
