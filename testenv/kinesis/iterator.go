@@ -18,7 +18,7 @@ type iterator struct {
 	shard  string
 	from   uint64 // counter of the first record that it returns
 	made   int64  // in milliseconds
-	round  int    // of Expire
+	round  int64  // of Expire
 }
 
 // iteratorLife is how long an iterator is good for.
@@ -37,7 +37,7 @@ func parseIterator(text string) (it iterator, ok bool) {
 	it.number, _ = strconv.Atoi(parts[1]) // the seal says that all are numbers
 	it.from, _ = strconv.ParseUint(parts[3], 10, 64)
 	it.made, _ = strconv.ParseInt(parts[4], 10, 64)
-	it.round, _ = strconv.Atoi(parts[5])
+	it.round, _ = strconv.ParseInt(parts[5], 10, 64)
 	return it, true
 }
 

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace-io/millrace/testenv/awsjson"
@@ -36,12 +37,13 @@ type Server struct {
 	web  *awsjson.Server
 	hook awsjson.Hook[Call]
 
-	mu      sync.Mutex
+	mu      sync.Mutex // locked before a stream's, never after
 	streams map[string]*stream
 	made    int       // streams ever
 	created time.Time // when the last one was
 	offset  time.Duration
-	round   int // calls of Expire
+
+	round atomic.Int64 // calls of Expire
 }
 
 // Call is one call that came over the wire, as Intercept sees it.
@@ -125,11 +127,7 @@ func (s *Server) SetClock(ahead time.Duration) {
 }
 
 // Expire makes all iterators expire that were handed out until now.
-func (s *Server) Expire() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.round++
-}
+func (s *Server) Expire() { s.round.Add(1) }
 
 // CreateStream makes a stream at once, ACTIVE, with so many even shards.
 func (s *Server) CreateStream(name string, shards int) {
@@ -139,10 +137,14 @@ func (s *Server) CreateStream(name string, shards int) {
 // DeleteStream deletes a stream at once.
 func (s *Server) DeleteStream(name string) {
 	st, _ := s.must(name)
+	s.forget(st)
+}
+
+func (s *Server) forget(st *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.streams[name] == st {
-		delete(s.streams, name)
+	if s.streams[st.name] == st {
+		delete(s.streams, st.name)
 	}
 }
 
@@ -288,7 +290,11 @@ func (s *Server) find(name string) (*stream, time.Time, error) {
 	s.mu.Lock()
 	st, now := s.streams[name], s.now()
 	s.mu.Unlock()
-	if st == nil || st.gone(now) {
+	if st == nil {
+		return nil, now, notFound(name)
+	}
+	if st.gone(now) {
+		s.forget(st)
 		return nil, now, notFound(name)
 	}
 	st.mu.Lock()

@@ -455,9 +455,7 @@ func (s *Server) getShardIterator(in *getShardIteratorInput) (any, error) {
 }
 
 func (s *Server) iterator(st *stream, sh *shard, from uint64, now time.Time) iterator {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return iterator{st.name, st.number, sh.id, from, now.UnixMilli(), s.round}
+	return iterator{st.name, st.number, sh.id, from, now.UnixMilli(), s.round.Load()}
 }
 
 type getRecordsInput struct {
@@ -513,15 +511,12 @@ func (s *Server) getRecords(in *getRecordsInput) (any, error) {
 
 // check says whether an iterator is still good.
 func (s *Server) check(it iterator, st *stream, sh *shard, now time.Time) error {
-	s.mu.Lock()
-	old := it.round != s.round
-	s.mu.Unlock()
 	switch {
 	case st.number != it.number:
 		return invalidArgument("Invalid ShardIterator.") // of a stream of the name that was deleted
 	case sh == nil:
 		return noShard(it.shard, it.stream)
-	case old || now.UnixMilli()-it.made > iteratorLife.Milliseconds():
+	case it.round != s.round.Load() || now.UnixMilli()-it.made > iteratorLife.Milliseconds():
 		return expired(it.made, now.UnixMilli())
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"math/big"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -126,9 +127,9 @@ func (s *stream) parseSequence(text string) (counter uint64, index int, ok bool)
 	if len(text) != digits || strings.TrimLeft(text, "0123456789") != "" {
 		return 0, 0, false
 	}
-	_, errCounter := fmt.Sscanf(text[counterAt:indexAt], "%d", &counter)
-	_, errIndex := fmt.Sscanf(text[indexAt:], "%d", &index)
-	return counter, index, errCounter == nil && errIndex == nil && s.sequence(counter, index) == text
+	counter, errCounter := strconv.ParseUint(text[counterAt:indexAt], 10, 64)
+	n, errIndex := strconv.ParseUint(text[indexAt:], 10, 31)
+	return counter, int(n), errCounter == nil && errIndex == nil && s.sequence(counter, int(n)) == text
 }
 
 // step keeps numbers apart, so that a reader that takes one plus one for the next number is found out.
