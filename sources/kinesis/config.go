@@ -14,12 +14,12 @@ type Config struct {
 	Stream string `yaml:"stream"`
 
 	// Start says where to begin when the pipeline sees the stream for the first time: trim_horizon (default: the oldest record
-	// that is there), latest (what arrives from then on; up to a second more), or an RFC 3339 time. It is stored then: later
+	// that is there; earliest, as other sources call it, is the same), latest (what arrives from then on; up to a second more), or an RFC 3339 time. It is stored then: later
 	// runs, other workers and shards that appear later go by what is stored.
 	Start string `yaml:"start"`
 
 	// Reset says what to do when records after the checkpoint are no longer in the stream: fail (default) ends the run,
-	// trim_horizon goes on with the oldest record that is left and logs what is lost.
+	// trim_horizon, or earliest, goes on with the oldest record that is left and logs what is lost.
 	Reset string `yaml:"reset"`
 
 	// Table is the DynamoDB table that keeps ownership and checkpoints. It is created, on demand, if it does not exist. Default
@@ -53,6 +53,7 @@ type Fetch struct {
 // The words of Start and Reset.
 const (
 	trimHorizon = "trim_horizon"
+	earliest    = "earliest"
 	latest      = "latest"
 	fail        = "fail"
 )
@@ -64,6 +65,11 @@ var (
 
 // EnsureDefaults fills in what is not said. Table stays empty: its default is the caller's.
 func (c *Config) EnsureDefaults() {
+	for _, word := range []*string{&c.Start, &c.Reset} {
+		if *word == earliest {
+			*word = trimHorizon
+		}
+	}
 	setDefault(&c.Start, trimHorizon)
 	setDefault(&c.Reset, fail)
 	setDefault(&c.Lease, 10*time.Second)

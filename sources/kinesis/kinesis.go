@@ -71,7 +71,10 @@ type Source struct {
 	through func(lease.Table) lease.Table // tests put faults between a worker and its table; nil: none
 }
 
-var _ stream.Source = (*Source)(nil)
+var (
+	_ stream.Source   = (*Source)(nil)
+	_ stream.Overview = (*Source)(nil)
+)
 
 // New returns a source that has not connected yet. It fails when cfg is not valid.
 func New(cfg Config, o Options) (*Source, error) {
