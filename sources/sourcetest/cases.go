@@ -202,7 +202,7 @@ func storesNote(s *scene) {
 	}
 	for n, note := range [][]byte{nil, {0}, []byte("plain"), []byte(text), bytes.Repeat([]byte{0xff}, stream.NoteLimit), make([]byte, stream.NoteLimit), long} {
 		c := stream.Checkpoint{Pos: s.position(0, 4), Note: note}
-		if err := t.Commit(s.Context(), c); err != nil {
+		if err := t.store(s.Context(), c); err != nil {
 			s.Fatalf("note %d of %d bytes: %v", n, len(note), err)
 		}
 		if got := s.checkpoints()[name]; got.Pos != c.Pos || !bytes.Equal(got.Note, note) {
@@ -240,7 +240,7 @@ func commitsAgain(s *scene) {
 		{Pos: s.position(0, 9), Note: nil},
 		{Pos: s.position(0, 9), Note: nil},
 	} {
-		if err := t.Commit(s.Context(), c); err != nil {
+		if err := t.store(s.Context(), c); err != nil {
 			s.Fatalf("commit %v %q: %v", c.Pos, c.Note, err)
 		}
 		if got := s.checkpoints()[t.Partition()]; got.Pos != c.Pos || !bytes.Equal(got.Note, c.Note) {
@@ -338,7 +338,7 @@ func fencesZombie(s *scene) {
 	b := s.start(script{})
 	fresh := s.delivered(b, 0)
 	pos := s.position(0, 7)
-	if err := fresh.Commit(s.Context(), stream.Checkpoint{Pos: pos, Note: []byte("the new owner's")}); err != nil {
+	if err := fresh.store(s.Context(), stream.Checkpoint{Pos: pos, Note: []byte("the new owner's")}); err != nil {
 		s.Fatalf("commit of the new owner: %v", err)
 	}
 	a.Thaw()
