@@ -83,6 +83,10 @@ func (s *Server) getsOf(name string, of *keysAndAttributes) (g gets, err error) 
 	if err != nil {
 		return g, err
 	}
+	if len(of.Keys) == 0 {
+		return g, invalid("1 validation error detected: Value '[]' at 'requestItems.%s.member.keys' failed to satisfy constraint: "+
+			"Member must have length greater than or equal to 1", name)
+	}
 	g = gets{name: name, keys: of.Keys}
 	if g.paths, err = scope.paths(of.ProjectionExpression); err != nil {
 		return g, err

@@ -199,7 +199,7 @@ func (p *parser) function() condition {
 	}
 	p.want(")")
 	if len(args) != want {
-		p.fail("Incorrect number of operands for operator or function; operator or function: %s, number of operands: %d", name, len(args))
+		p.operands(name, len(args))
 	}
 	p.checkFunction(name, args)
 	return function{name, args}
@@ -222,6 +222,10 @@ func (p *parser) checkFunction(name string, args []operand) {
 	}
 }
 
+func (p *parser) operands(name string, n int) {
+	p.fail("Incorrect number of operands for operator or function; operator or function: %s, number of operands: %d", name, n)
+}
+
 func (p *parser) wrongType(what, op string, v value) {
 	p.fail("Incorrect operand type for operator or function; %s: %s, operand type: %s", what, op, v.kind)
 }
@@ -236,10 +240,17 @@ func (p *parser) operand() operand {
 		return operand{path: p.path()}
 	}
 	if name != "size" {
-		p.fail("The function is not allowed to be used this way in an expression; function: %s", name)
+		p.misused(name)
 	}
 	o := operand{path: p.path(), size: true}
+	n := 1
+	for ; p.sign(","); n++ {
+		p.operand()
+	}
 	p.want(")")
+	if n != 1 {
+		p.operands(name, n)
+	}
 	return o
 }
 
@@ -251,14 +262,29 @@ func (p *parser) list() []operand {
 	}
 	p.want(")")
 	if len(out) > 100 {
-		p.fail("Incorrect number of operands for operator or function; operator or function: IN, number of operands: %d", len(out))
+		p.operands("IN", len(out))
 	}
 	return out
 }
 
+func isComparator(s string) bool {
+	switch s {
+	case "=", "<>", "<", "<=", ">", ">=":
+		return true
+	}
+	return false
+}
+
+func (p *parser) misused(function string) {
+	p.fail("The function is not allowed to be used this way in an expression; function: %s", function)
+}
+
 func (p *parser) comparison(a operand) condition {
 	op := p.peek().text
-	if p.peek().kind != tokSign || !slices.Contains([]string{"=", "<>", "<", "<=", ">", ">="}, op) {
+	if a.size && !isComparator(op) {
+		p.misused("size")
+	}
+	if !isComparator(op) {
 		p.unexpected()
 	}
 	p.next()

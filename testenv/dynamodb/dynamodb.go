@@ -131,6 +131,14 @@ func (s *Server) Sweep() int {
 	return n
 }
 
+// until is when a change has settled: at once, whatever becomes of the clock, or after a while.
+func until(now time.Time, settle time.Duration) time.Time {
+	if settle == 0 {
+		return time.Time{}
+	}
+	return now.Add(settle)
+}
+
 // find is the table of a name that is there; the server is locked.
 func (s *Server) find(name string) (*table, error) {
 	t := s.tables[name]
@@ -144,8 +152,8 @@ func (s *Server) find(name string) (*table, error) {
 // usable is find for reads and writes.
 func (s *Server) usable(name string) (*table, error) {
 	t, err := s.find(name)
-	if err == nil && t.state(s.now()) != "ACTIVE" {
+	if err != nil || t.state(s.now()) != "ACTIVE" {
 		return nil, awsjson.Errorf("ResourceNotFoundException", "Requested resource not found")
 	}
-	return t, err
+	return t, nil
 }

@@ -144,7 +144,7 @@ func (s *scope) parse(what, text string, read func(*parser)) (err error) {
 		}
 	}()
 	p := &parser{scope: s, what: what, text: text}
-	if strings.TrimSpace(text) == "" {
+	if text == "" {
 		p.fail("The expression can not be empty;")
 	}
 	p.lex()

@@ -203,7 +203,7 @@ func (w *write) store(new item) {
 // writeItem is PutItem, UpdateItem and DeleteItem.
 func (s *Server) writeItem(in *itemInput, build func(*write) error, returns ...string) (any, error) {
 	if in.ReturnValues != "" && in.ReturnValues != "NONE" && !slices.Contains(returns, in.ReturnValues) {
-		return nil, invalid("Return values set to invalid value: %s", in.ReturnValues)
+		return nil, invalid("ReturnValues can only be %s or NONE", strings.Join(returns, ", "))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -24,6 +24,9 @@ const (
 
 func parseNumber(text string) (number, error) {
 	bad := invalid("The parameter cannot be converted to a numeric value: %s", text)
+	if text == "" {
+		bad = invalid("The parameter cannot be converted to a numeric value")
+	}
 	if len(text) > mostNumeral {
 		return number{}, bad
 	}

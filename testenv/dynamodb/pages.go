@@ -185,6 +185,9 @@ func (t *table) keyCondition(c condition) (hash value, err error) {
 	}
 	seen := map[string]bool{}
 	for _, part := range parts {
+		if name := notInKeys(part); name != "" {
+			return hash, invalid("Invalid operator used in KeyConditionExpression: %s", name)
+		}
 		path, literals, equal := keyPart(part)
 		if len(path) != 1 || len(literals) == 0 {
 			return hash, invalid("Query key condition not supported")
@@ -230,6 +233,27 @@ func (t *table) missing(seen map[string]bool) string {
 	return t.hash.name
 }
 
+// notInKeys is the operator of a condition that no key condition has; "" for others.
+func notInKeys(c condition) string {
+	switch c := c.(type) {
+	case or:
+		return "OR"
+	case not:
+		return "NOT"
+	case in:
+		return "IN"
+	case comparison:
+		if c.op == "<>" {
+			return c.op
+		}
+	case function:
+		if c.name != "begins_with" {
+			return c.name
+		}
+	}
+	return ""
+}
+
 // keyPart takes apart a condition on one attribute; without literals it is none.
 func keyPart(c condition) (at path, literals []value, equal bool) {
 	var a operand
@@ -237,15 +261,12 @@ func keyPart(c condition) (at path, literals []value, equal bool) {
 	switch c := c.(type) {
 	case comparison:
 		a, rest, equal = c.a, []operand{c.b}, c.op == "="
-		if c.op == "<>" {
-			return nil, nil, false
+		if equal && a.path == nil {
+			a, rest = c.b, []operand{c.a}
 		}
 	case between:
 		a, rest = c.a, []operand{c.low, c.high}
 	case function:
-		if c.name != "begins_with" {
-			return nil, nil, false
-		}
 		a, rest = c.args[0], c.args[1:]
 	}
 	for _, o := range rest {

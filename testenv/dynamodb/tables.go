@@ -112,7 +112,7 @@ func (s *Server) createTable(in *createTableInput) (any, error) {
 	now := s.now()
 	t := &table{
 		name: in.name(), id: fmt.Sprintf("00000000-0000-0000-0000-%012d", s.made), hash: hash, sort: sort, byKey: map[string]*partition{},
-		billing: cmp.Or(in.BillingMode, "PROVISIONED"), created: now, status: "CREATING", settled: now.Add(s.o.Settle),
+		billing: cmp.Or(in.BillingMode, "PROVISIONED"), created: now, status: "CREATING", settled: until(now, s.o.Settle),
 	}
 	if in.ProvisionedThroughput != nil {
 		t.throughput = *in.ProvisionedThroughput
@@ -176,7 +176,7 @@ func (s *Server) deleteTable(in *tableInput) (any, error) {
 		return nil, awsjson.Errorf("ResourceInUseException", "Attempt to change a resource which is still in use: Table is being %s: %s",
 			map[string]string{"CREATING": "created", "DELETING": "deleted"}[state], t.name)
 	}
-	t.status, t.settled = "DELETING", now.Add(s.o.Settle)
+	t.status, t.settled = "DELETING", until(now, s.o.Settle)
 	d := s.describe(t)
 	d.TableStatus = "DELETING"
 	return map[string]any{"TableDescription": d}, nil

@@ -147,9 +147,28 @@ func (p *parser) section(u *update, name string) func() {
 func (p *parser) change(op string) change {
 	c := change{p.path(), p.value()}
 	if c.v.kind.member() == "" && (op != "ADD" || c.v.kind != kindN) {
-		p.wrongType("operator", op, c.v)
+		p.fail("Incorrect operand type for operator or function; operator: %s, operand type: %s", op, c.v.kind.word())
 	}
 	return c
+}
+
+// word is the name of a type in the errors of ADD and DELETE.
+func (k kind) word() string {
+	switch k {
+	case kindS:
+		return "STRING"
+	case kindN:
+		return "NUMBER"
+	case kindB:
+		return "BINARY"
+	case kindBool:
+		return "BOOLEAN"
+	case kindM:
+		return "MAP"
+	case kindL:
+		return "LIST"
+	}
+	return string(k)
 }
 
 // sum reads a source, or two with + or - between them.
@@ -197,9 +216,6 @@ func (p *parser) source() source {
 		p.want(",")
 		s = listAppend{a, p.source()}
 	default:
-		if arity(name) > 0 || name == "size" {
-			p.fail("The function is not allowed in an update expression; function: %s", name)
-		}
 		p.fail("Invalid function name; function: %s", name)
 	}
 	p.want(")")

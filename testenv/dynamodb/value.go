@@ -129,7 +129,7 @@ func (v *value) decodeSet(raw json.RawMessage) error {
 		return err
 	}
 	if len(members) == 0 {
-		return invalid("One or more parameter values were invalid: An %s set may not be empty", map[kind]string{kindSS: "string", kindNS: "number", kindBS: "binary"}[v.kind])
+		return invalid("One or more parameter values were invalid: An %s set  may not be empty", map[kind]string{kindSS: "string", kindNS: "number", kindBS: "binary"}[v.kind])
 	}
 	for _, raw := range members {
 		m := value{kind: v.kind.member()}
@@ -137,10 +137,21 @@ func (v *value) decodeSet(raw json.RawMessage) error {
 			return err
 		}
 		if !v.insert(m) {
-			return invalid("One or more parameter values were invalid: Input collection contains duplicates.")
+			return v.duplicates(members)
 		}
 	}
 	return nil
+}
+
+func (v *value) duplicates(members []json.RawMessage) error {
+	if v.kind == kindNS {
+		return invalid("Input collection contains duplicates")
+	}
+	var all []string
+	for _, m := range members {
+		all = append(all, strings.Trim(string(m), `"`))
+	}
+	return invalid("One or more parameter values were invalid: Input collection [%s] contains duplicates.", strings.Join(all, ", "))
 }
 
 // insert puts a member into a set that nobody else has yet; false when it is there already.

@@ -255,7 +255,7 @@ func (s *Server) create(name string, shards int, mode string, settle time.Durati
 	s.made++
 	s.created = later(s.created, now)
 	st := &stream{
-		name: name, number: s.made, created: s.created, mode: mode, status: "CREATING", settled: now.Add(settle), retention: 24 * time.Hour,
+		name: name, number: s.made, created: s.created, mode: mode, status: "CREATING", settled: until(now, settle), retention: 24 * time.Hour,
 		arn: fmt.Sprintf("arn:aws:kinesis:%s:%s:stream/%s", s.o.Region, account, name),
 	}
 	for i := range shards {
@@ -264,6 +264,14 @@ func (s *Server) create(name string, shards int, mode string, settle time.Durati
 	}
 	s.streams[name] = st
 	return nil
+}
+
+// until is when a change has settled: at once, whatever becomes of the clock, or after a while.
+func until(now time.Time, settle time.Duration) time.Time {
+	if settle == 0 {
+		return time.Time{}
+	}
+	return now.Add(settle)
 }
 
 // later is now in whole milliseconds, but after last: no two streams have the same sequence numbers.

@@ -78,7 +78,7 @@ func (s *Server) change(in *streamInput, locked func(*stream, time.Time) (any, e
 	}
 	out, err := locked(st, now)
 	if err == nil {
-		st.status, st.settled = "UPDATING", now.Add(s.o.Settle)
+		st.status, st.settled = "UPDATING", until(now, s.o.Settle)
 	}
 	return out, err
 }
@@ -140,7 +140,7 @@ func (s *Server) deleteStream(in *streamInput) (any, error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.status != "DELETING" {
-		st.status, st.settled = "DELETING", now.Add(s.o.Settle)
+		st.status, st.settled = "DELETING", until(now, s.o.Settle)
 	}
 	return nil, nil
 }
