@@ -39,6 +39,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
+	"github.com/aws/smithy-go/logging"
 	"github.com/aws/smithy-go/middleware"
 
 	"github.com/millrace-io/millrace/sources/lease"
@@ -132,7 +133,10 @@ type connection struct {
 }
 
 func (s *Source) connect(ctx context.Context) (*connection, error) {
-	cfg, err := config.LoadDefaultConfig(ctx, s.aws...)
+	sdk := logging.LoggerFunc(func(_ logging.Classification, format string, v ...any) {
+		s.log.Debug("aws sdk", "text", fmt.Sprintf(format, v...))
+	})
+	cfg, err := config.LoadDefaultConfig(ctx, append([]func(*config.LoadOptions) error{config.WithLogger(sdk)}, s.aws...)...)
 	if err != nil {
 		return nil, stream.Fatal(fmt.Errorf("the AWS configuration in the environment or in ~/.aws: %w", err))
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
+	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/middleware"
 	"github.com/vmware/vmware-go-kcl-v2/clientlibrary/checkpoint"
 	kclconfig "github.com/vmware/vmware-go-kcl-v2/clientlibrary/config"
@@ -140,6 +141,9 @@ func (l *library) answer(ctx context.Context, in middleware.InitializeInput, nex
 		}
 		more, err := rd.guarded(ctx, func(ctx context.Context, p *kinesis.GetRecordsInput) (*kinesis.GetRecordsOutput, middleware.Metadata, error) {
 			out, metadata, err := next.HandleInitialize(ctx, middleware.InitializeInput{Parameters: p})
+			if err != nil { // as the client does around this middleware
+				err = &smithy.OperationError{ServiceID: kinesis.ServiceID, OperationName: "GetRecords", Err: err}
+			}
 			result, _ := out.Result.(*kinesis.GetRecordsOutput)
 			return result, metadata, err
 		})
