@@ -91,7 +91,6 @@ func (o *outside) thaw() {
 type service struct {
 	kinesis, dynamodb string                               // URLs
 	trim              func(t *testing.T, l *log, i, n int) // nil: it cannot
-	serial            bool                                 // a batch has no order
 	features          func(*sourcetest.Features)           // nil: as Amazon's
 }
 
@@ -194,7 +193,7 @@ func (l *log) Append(t *testing.T, i int, ms ...sourcetest.Message) {
 	t.Helper()
 	for len(ms) > 0 {
 		n, size := 0, 0
-		for n < len(ms) && n < 500 && size < 4<<20 && (n == 0 || !l.serial) {
+		for n < len(ms) && n < 500 && size < 4<<20 {
 			size += len(ms[n].Value) + len(ms[n].Key)
 			n++
 		}
