@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -227,6 +228,7 @@ func TestStartIsStoredAtFirstSight(t *testing.T) {
 			s.put(0, "new")
 			s.Split(t, 1)
 			s.put(2, "child") // of a shard that was never read
+			s.server.SetClock(3 * time.Minute)
 			p = s.play(t, nil, change)
 			want := []string{"new"}
 			if start == "trim_horizon" {
@@ -335,6 +337,40 @@ func (s *scene) row(t *testing.T, i int) lease.Row {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// What a worker does not know it does not write over: a paused one may have missed a new owner, a claim, or the row's end.
+func TestWriteOverWhatIsNotKnownIsRefused(t *testing.T) {
+	s := newScene(t, 1)
+	writesOnlyOverWhatIsKnown(t, s.log)
+}
+
+func writesOnlyOverWhatIsKnown(t *testing.T, l *log) {
+	t.Helper()
+	rows := &table{l.tables, l.name}
+	if err := rows.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mine := lease.Row{
+		Partition: "p", Owner: "me", Run: "r", Epoch: 1, Renewals: 1, Claim: "you", Mark: []byte(`{"m":1}`), Committed: true,
+		Checkpoint: stream.Checkpoint{Pos: place{sequence: [24]byte{1, 23: 9}, sub: 3, more: 7}.position(), Note: []byte{0, 255}},
+	}
+	mine.Revision = must(rows.Create(t.Context(), mine))
+	if _, err := rows.Create(t.Context(), mine); !errors.Is(err, lease.ErrConflict) {
+		t.Errorf("a row that is there is made again: %v", err)
+	}
+	theirs := mine
+	theirs.Owner, theirs.Epoch, theirs.Ended = "you", 2, true
+	theirs.Revision = must(rows.Update(t.Context(), theirs))
+	if _, err := rows.Update(t.Context(), mine); !errors.Is(err, lease.ErrConflict) {
+		t.Errorf("an old row is written over a new one: %v", err)
+	}
+	if got := must(rows.Get(t.Context(), "p")); !reflect.DeepEqual(got, theirs) {
+		t.Errorf("the row is %+v; want %+v", got, theirs)
+	}
+	if got := must(rows.List(t.Context())); len(got) != 1 || !reflect.DeepEqual(got[0], theirs) {
+		t.Errorf("listed %+v", got)
+	}
 }
 
 func TestWhatCannotWorkEndsWithAWordOnWhatToDo(t *testing.T) {

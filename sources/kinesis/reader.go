@@ -56,7 +56,7 @@ type reader struct {
 	unsure    bool            // the iterator begins at the record of after, which has not come yet
 	records   []stream.Record // read and not handed over
 	last      bool            // they are the shard's last
-	average   float64         // bytes of a record
+	average   float64         // bytes of a record; a guess at first
 	notBefore time.Time       // of the next call
 }
 

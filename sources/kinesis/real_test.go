@@ -34,6 +34,7 @@ func closing(t *testing.T, c io.Closer) {
 
 func TestRealKinesalite(t *testing.T) {
 	s := service{kinesis: standIn(t, kinesis.Kinesalite), dynamodb: standIn(t, dynamodb.Dynalite)}
+	t.Run("table", func(t *testing.T) { writesOnlyOverWhatIsKnown(t, newLog(t, s, 3*time.Second, 1)) })
 	sourcetest.Run(t, s.backend(3*time.Second))
 }
 

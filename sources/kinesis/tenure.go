@@ -27,7 +27,7 @@ var _ stream.Assignment = (*tenure)(nil)
 
 // deliver reads and hands over until ctx ends, the consumer has enough, or the shard has ended.
 func (t *tenure) deliver(ctx context.Context, consumer stream.Consumer) (ended bool, err error) {
-	rd := &reader{tenure: t, ctx: ctx, consumer: consumer, finished: make(chan struct{})}
+	rd := &reader{tenure: t, ctx: ctx, consumer: consumer, finished: make(chan struct{}), average: 1 << 10}
 	t.run.library.add(rd)
 	select {
 	case <-rd.finished:

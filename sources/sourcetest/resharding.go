@@ -74,23 +74,25 @@ func reshardsUnseen(s *scene) {
 	s.settled()
 }
 
-func waitsForBothParents(s *scene) {
+// waitsForParent holds one of two parents while the other one ends. That the child waits is checked when it is assigned.
+func waitsForParent(s *scene, held int) {
 	if s.fixed() {
 		return
 	}
-	s.append(0, 5)
+	s.append(held, 5)
 	release := make(chan struct{})
 	w := s.start(script{taken: func(ctx context.Context, t *tenure) error {
-		if t.partition == 0 {
+		if t.partition == held {
 			return holding(1, release)(ctx, t)
 		}
 		return nil
 	}})
-	s.wait("the first parent is read", func() bool { t := s.last(0, w); return t != nil && t.next > 0 })
-	s.append(1, 5)
+	s.wait("the held parent is read", func() bool { t := s.last(held, w); return t != nil && t.next > 0 })
+	s.append(1-held, 5)
 	child := s.merge(0, 1)
 	s.append(child, 5)
-	s.wait("the other parent ends", func() bool { t := s.last(1, nil); return t != nil && t.end == "drained" })
+	s.wait("the other parent ends", func() bool { t := s.last(1-held, nil); return t != nil && t.end == "drained" })
+	s.waitFor(s.Lapse/2, func() bool { return s.last(child, nil) != nil }) // time enough for a source that does not wait
 	close(release)
 	s.delivered(w, child)
 	if err := w.stop(); err != nil {
