@@ -185,6 +185,40 @@ func TestBrokenAggregateIsOneDeadLetterAndItsNeighboursLive(t *testing.T) {
 	}
 }
 
+func TestSequenceNumbersKeepTheirOrderAndValue(t *testing.T) {
+	for _, text := range []string{"0", "7", "18446744073709551615", "18446744073709551616", "49590338271490256608559692538361571095921575989136588898",
+		strings.Repeat("9", 57), "6277101735386680763835789423207666416102355444464034512895"} {
+		n, err := parseSequence(text)
+		if err != nil || sequenceText(n) != text {
+			t.Errorf("%s is read as %s, %v", text, sequenceText(n), err)
+		}
+		pos := place{sequence: n, sub: 2, more: 5}.position()
+		if got := placeOf(pos); got.sequence != n || got.sub != 2 || got.more != 5 || readFrom(pos) != n {
+			t.Errorf("%s: the position says %+v", text, got)
+		}
+	}
+	for _, text := range []string{"", "-1", "+1", "1e5", "6277101735386680763835789423207666416102355444464034512896", strings.Repeat("9", 60)} {
+		if n, err := parseSequence(text); err == nil {
+			t.Errorf("%q is read as %s", text, sequenceText(n))
+		}
+	}
+}
+
+// The engine says that nothing was read yet by the position before the first record.
+func TestPositionBeforeARecordBeginsWithIt(t *testing.T) {
+	n, _ := parseSequence("49590338271490256608559692538361571095921575989136588800")
+	before := place{sequence: n}.position()
+	for i := len(before) - 1; ; i-- { // subtract one
+		before[i]--
+		if before[i] != 0xff {
+			break
+		}
+	}
+	if got := readFrom(before); got != n {
+		t.Errorf("reading begins at %s; want %s", sequenceText(got), sequenceText(n))
+	}
+}
+
 func FuzzAggregate(f *testing.F) {
 	f.Add(three()[4:])
 	f.Add([]byte{})

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/big"
+	"math/bits"
+	"strconv"
 
 	"github.com/millrace-io/millrace/stream"
 )
@@ -16,14 +18,39 @@ type place struct {
 	more     uint32
 }
 
-// parseSequence reads a sequence number: up to 57 decimal digits.
+// digits is how many decimal digits fit into a word with room to spare, and shift is that power of ten.
+const (
+	digits = 18
+	shift  = 1_000_000_000_000_000_000
+)
+
+// parseSequence reads a sequence number: a decimal number below 2^192. It is called for every record.
 func parseSequence(text string) (s [24]byte, err error) {
-	n, ok := new(big.Int).SetString(text, 10)
-	if !ok || n.Sign() < 0 || n.BitLen() > 8*len(s) {
-		return s, fmt.Errorf("sequence number %q is not one of Kinesis", text)
+	var n [3]uint64 // the least significant first
+	first := min(len(text), (len(text)+digits-1)%digits+1)
+	for part, rest := text[:first], text[first:]; ; part, rest = rest[:digits], rest[digits:] {
+		value, err := strconv.ParseUint(part, 10, 64)
+		if err != nil || !mulAdd(&n, shift, value) {
+			return s, fmt.Errorf("sequence number %q is not one of Kinesis", text)
+		}
+		if rest == "" {
+			break
+		}
 	}
-	n.FillBytes(s[:])
+	for i, word := range n {
+		binary.BigEndian.PutUint64(s[16-8*i:], word)
+	}
 	return s, nil
+}
+
+// mulAdd makes n*factor+more of n; false when it does not fit.
+func mulAdd(n *[3]uint64, factor, more uint64) bool {
+	for i := range n {
+		high, low := bits.Mul64(n[i], factor)
+		sum, carry := bits.Add64(low, more, 0)
+		n[i], more = sum, high+carry
+	}
+	return more == 0
 }
 
 // sequenceText writes what parseSequence reads.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	kinesisapi "github.com/aws/aws-sdk-go-v2/service/kinesis"
@@ -247,7 +248,7 @@ func (o options) owning(ctx context.Context, w *world) error {
 		return err
 	}
 	w.streams.CreateStream("many", o.shards)
-	client := dynamodb.New(dynamodb.Options{BaseEndpoint: aws.String(w.tables.URL()), Region: "us-east-1", Credentials: aws.AnonymousCredentials{}})
+	client := dynamodb.New(dynamodb.Options{BaseEndpoint: aws.String(w.tables.URL()), Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("local", "localsecret", "")})
 	fmt.Printf("%d shards, leases of %v\n", o.shards, period)
 
 	began := time.Now()
