@@ -343,6 +343,11 @@ func produce(t *testing.T, ctx context.Context, broker, file string) {
 // finish runs the pipeline until nothing is left to read or to commit, and stops it softly.
 func (m *millrace) finish() {
 	m.t.Helper()
+	m.finishWhen(settled)
+}
+
+func (m *millrace) finishWhen(settled func(admin string) bool) {
+	m.t.Helper()
 	cmd, said := m.command("run", m.file)
 	if err := cmd.Start(); err != nil {
 		m.t.Fatal(err)
