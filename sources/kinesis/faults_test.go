@@ -113,6 +113,27 @@ func TestIteratorsThatExpireUnderABlockedConsumerAreMadeAnew(t *testing.T) {
 	p.Stop()
 }
 
+// Amazon counts 5 calls and 2 MB a second and shard, for all who read.
+func TestReadingStaysWithinAShardsRates(t *testing.T) {
+	inside, server := inProcessWith(t, kinesis.Options{Limits: true})
+	s := &scene{newLog(t, inside, period, 1), server}
+	for range 50 {
+		s.server.Put(s.name, s.Partition(0), kinesis.Record{Key: "k", Data: make([]byte, 100_000)})
+	}
+	o := &outside{}
+	source, _ := s.source(t, o, func(c *Config) { c.Poll = 250 * time.Millisecond })
+	p := sourcetest.NewPlay(t, source, nil)
+	p.Has(s.Partition(0), 50)
+	before := s.server.Seen("GetRecords")
+	eventually(t, "it polls", func() bool { return s.server.Seen("GetRecords") > before+8 })
+	p.Stop()
+	o.set(func() {
+		if refused := o.refused - 1; refused > 2 { // the table is created after it is looked up
+			t.Errorf("%d of %d calls were refused", refused, s.server.Seen("GetRecords"))
+		}
+	})
+}
+
 // three is an aggregate of three records.
 func three() []byte {
 	return kinesis.Aggregate(

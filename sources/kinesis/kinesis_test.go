@@ -20,7 +20,12 @@ func TestMain(m *testing.M) {
 // inProcess is the servers of testenv.
 func inProcess(t *testing.T) (service, *kinesis.Server) {
 	t.Helper()
-	streams, err := kinesis.Start(kinesis.Options{ShardPage: 3})
+	return inProcessWith(t, kinesis.Options{ShardPage: 3})
+}
+
+func inProcessWith(t *testing.T, o kinesis.Options) (service, *kinesis.Server) {
+	t.Helper()
+	streams, err := kinesis.Start(o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,7 @@ type outside struct {
 
 	mu      sync.Mutex
 	severed bool
+	refused int           // answers that are errors
 	frozen  chan struct{} // not nil while frozen; closed by thaw
 }
 
@@ -43,6 +44,9 @@ func (o *outside) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	answer, err := o.Transport.RoundTrip(r)
 	if err == nil {
+		if answer.StatusCode != http.StatusOK {
+			o.set(func() { o.refused++ })
+		}
 		if err = o.pass(r.Context()); err != nil {
 			answer.Body.Close()
 			return nil, err
