@@ -314,6 +314,27 @@ func TestQuietShardIsNotTakenForALoss(t *testing.T) {
 	p.Stop()
 }
 
+// A worker read everything and knew that nothing more came, but committed less.
+func TestMarkOfAnotherRecordSaysNothing(t *testing.T) {
+	s := newScene(t, 1)
+	s.put(0, numbers(0, 5)...)
+	hold := make(chan struct{})
+	close(hold)
+	p := s.play(t, hold, func(c *Config) { c.Instance = "a" })
+	tape := p.Has(s.Partition(0), 5)
+	eventually(t, "the mark is stored", func() bool { return len(s.row(t, 0).Mark) > 0 })
+	if err := tape.CommitFirst(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	p.Cancel()
+	p.Result()
+	s.server.Trim(s.name, s.Partition(0), 4)
+	err := s.play(t, nil, func(c *Config) { c.Instance = "a" }).Result()
+	if !errors.Is(err, stream.ErrRetention) {
+		t.Errorf("Run returned %v; want ErrRetention: the fourth record is gone", err)
+	}
+}
+
 func TestResetGoesOnAfterALoss(t *testing.T) {
 	s := newScene(t, 1)
 	s.put(0, numbers(0, 5)...)

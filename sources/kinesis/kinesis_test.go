@@ -12,6 +12,24 @@ import (
 	"github.com/millrace-io/millrace/testenv/kinesis"
 )
 
+// Mutations seen red (line broken -> test that went red):
+//
+//	a row is written without the condition                      -> WriteOverWhatIsNotKnownIsRefused
+//	the second parent of a merge is not waited for              -> the suite's "a merged partition waits for the second of its parents"
+//	no parent is waited for                                     -> the suite's "reads a split and a merge that nobody saw", ShardThatIsGone...
+//	the end of a shard is not recorded                          -> the suite's "reads what follows a split and a merge"
+//	a lost lease does not end the tenure                        -> the suite's "fences a worker that was paused past its ownership"
+//	an error of a read ends the reader                          -> ErrorsOfReadingAreRepeated
+//	an iterator that expired is used again                      -> IteratorsThatExpireUnderABlockedConsumerAreMadeAnew
+//	records of an aggregate share a position                    -> RecordsOfAnAggregateHaveKeysAndPositionsOfTheirOwn
+//	what follows in the checkpoint's aggregate is passed over   -> CheckpointInsideAnAggregateGoesOnInside
+//	a broken aggregate is dropped                               -> BrokenAggregateIsOneDeadLetterAndItsNeighboursLive
+//	the start is the one configured now, not the stored one     -> StartIsStoredAtFirstSight
+//	that the checkpoint's record is gone is not looked at       -> ResetGoesOnAfterALoss, LossInTheRunIsNoticed
+//	the row's mark is not used; it counts for any record        -> QuietShardIsNotTakenForALoss; MarkOfAnotherRecordSaysNothing
+//	a reader near the end of the retention does not look again  -> LossInTheRunIsNoticed
+//	a table of another stream, or of the one before, is used    -> WhatCannotWorkEndsWithAWordOnWhatToDo
+//	a panic is not caught                                       -> PanicWhileReadingIsAnError
 func TestMain(m *testing.M) {
 	os.Unsetenv("AWS_CA_BUNDLE") // every client would read all of its certificates, for servers that speak plain HTTP
 	goleak.VerifyTestMain(m)
