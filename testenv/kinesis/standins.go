@@ -5,7 +5,7 @@ import "github.com/millrace-io/millrace/testenv/npm"
 // Kinesalite starts the npm package kinesalite, an independent Kinesis in a process of its own: fast, with splits and merges, but
 // without UpdateShardCount and ARNs. testenv/install.sh installs it.
 func Kinesalite() (*npm.Server, error) {
-	const script = `require(process.cwd())({createStreamMs: 10, updateStreamMs: 10, deleteStreamMs: 10, shardLimit: 1000})
+	const script = npm.Survive + `require(process.cwd())({createStreamMs: 10, updateStreamMs: 10, deleteStreamMs: 10, shardLimit: 1000})
 		.listen(+process.argv[1], "127.0.0.1")`
 	return npm.Start(npm.Program{
 		Module: "kinesalite", Ports: 1,

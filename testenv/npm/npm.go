@@ -25,6 +25,9 @@ type Program struct {
 	Wait   time.Duration                 // for the port; default 2 min
 }
 
+// Survive begins the script of a program that throws, and ends, when a client gives a request up.
+const Survive = `process.on("uncaughtException", e => console.error(e.message));`
+
 // Server is a running program.
 type Server struct {
 	Addr string // host:port
