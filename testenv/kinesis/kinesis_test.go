@@ -12,12 +12,12 @@
 //	iterator.go: a number that was never given out is taken  ->  TestAnIteratorBeginsWhereItsTypeSays
 //	iterator.go: a time to come is taken  ->  TestAnIteratorBeginsWhereItsTypeSays
 //	iterator.go: AFTER_SEQUENCE_NUMBER begins at the number  ->  TestAnIteratorBeginsWhereItsTypeSays
-//	operations.go: NextToken goes with StreamName  ->  TestANextTokenStandsAlone
-//	operations.go: Expire is not heeded  ->  TestIteratorsExpire
-//	operations.go: iterators do not age  ->  TestIteratorsExpire
-//	operations.go: an iterator of a deleted stream reads its successor  ->  TestAStreamOfTheSameNameIsAnother
-//	operations.go: PutRecords has no limit of bytes  ->  TestPutHasTheLimitsOfAmazon
-//	operations.go: a closed shard is split  ->  TestReshardingIsRefusedWhereAmazonDoes, TestAMistakeInATestPanics
+//	shards.go: NextToken goes with StreamName  ->  TestANextTokenStandsAlone
+//	read.go: Expire is not heeded  ->  TestIteratorsExpire
+//	read.go: iterators do not age  ->  TestIteratorsExpire
+//	read.go: an iterator of a deleted stream reads its successor  ->  TestAStreamOfTheSameNameIsAnother
+//	put.go: PutRecords has no limit of bytes  ->  TestPutHasTheLimitsOfAmazon
+//	shards.go: a closed shard is split  ->  TestReshardingIsRefusedWhereAmazonDoes, TestAMistakeInATestPanics
 //	operations.go: a stream that is CREATING takes records  ->  TestAStreamSettles
 //	kinesis.go: a stream that follows has smaller numbers when the clock goes back  ->  TestAStreamOfTheSameNameIsAnother
 //	kinesis.go: Trim counts from what is left  ->  TestATrimmedNumberGivesTheTrimHorizon
