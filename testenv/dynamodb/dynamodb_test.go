@@ -140,9 +140,15 @@ func TestAFailedConditionShowsTheItemThatIsThere(t *testing.T) {
 	leases(t, c)
 	put(t, c, M{"id": S("a"), "token": N(7)})
 	for show, want := range map[types.ReturnValuesOnConditionCheckFailure]string{"": "{}", "NONE": "{}", "ALL_OLD": `{id="a" token=7}`} {
-		_, errPut := c.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: lease, Item: M{"id": S("a")}, ConditionExpression: aws.String("attribute_not_exists(id)"), ReturnValuesOnConditionCheckFailure: show})
-		_, errDelete := c.DeleteItem(t.Context(), &dynamodb.DeleteItemInput{TableName: lease, Key: M{"id": S("a")}, ConditionExpression: aws.String("attribute_not_exists(id)"), ReturnValuesOnConditionCheckFailure: show})
-		_, errUpdate := c.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{TableName: lease, Key: M{"id": S("a")}, ConditionExpression: aws.String("attribute_not_exists(id)"), ReturnValuesOnConditionCheckFailure: show})
+		_, errPut := c.PutItem(t.Context(), &dynamodb.PutItemInput{
+			TableName: lease, Item: M{"id": S("a")}, ConditionExpression: aws.String("attribute_not_exists(id)"), ReturnValuesOnConditionCheckFailure: show,
+		})
+		_, errDelete := c.DeleteItem(t.Context(), &dynamodb.DeleteItemInput{
+			TableName: lease, Key: M{"id": S("a")}, ConditionExpression: aws.String("attribute_not_exists(id)"), ReturnValuesOnConditionCheckFailure: show,
+		})
+		_, errUpdate := c.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
+			TableName: lease, Key: M{"id": S("a")}, ConditionExpression: aws.String("attribute_not_exists(id)"), ReturnValuesOnConditionCheckFailure: show,
+		})
 		for _, err := range []error{errPut, errDelete, errUpdate} {
 			var failed *types.ConditionalCheckFailedException
 			if !errors.As(err, &failed) || showItem(failed.Item) != want {
@@ -159,11 +165,15 @@ func TestAnUpdateHasItsLimits(t *testing.T) {
 	_, c := start(t, Options{})
 	leases(t, c)
 	put(t, c, M{"id": S("a"), "v": S(strings.Repeat("x", 300<<10))})
-	_, err := c.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{TableName: lease, Key: M{"id": S("a")}, UpdateExpression: aws.String("SET w = :w"), ExpressionAttributeValues: M{":w": S(strings.Repeat("x", 100<<10))}})
+	_, err := c.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
+		TableName: lease, Key: M{"id": S("a")}, UpdateExpression: aws.String("SET w = :w"), ExpressionAttributeValues: M{":w": S(strings.Repeat("x", 100<<10))},
+	})
 	refused(t, "beyond 400 KB", err, "ValidationException")
 	put(t, c, M{"id": S("n"), "v": N("9" + strings.Repeat("0", 37))})
 	add := func(n string) error {
-		_, err := c.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{TableName: lease, Key: M{"id": S("n")}, UpdateExpression: aws.String("SET v = v + :n"), ExpressionAttributeValues: M{":n": N(n)}})
+		_, err := c.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
+			TableName: lease, Key: M{"id": S("n")}, UpdateExpression: aws.String("SET v = v + :n"), ExpressionAttributeValues: M{":n": N(n)},
+		})
 		return err
 	}
 	refused(t, "38 digits", add("1"), "")
@@ -183,7 +193,9 @@ func TestATransactionIsAllOrNothing(t *testing.T) {
 		return err
 	}
 	putB := types.TransactWriteItem{Put: &types.Put{TableName: lease, Item: M{"id": S("b")}}}
-	addA := types.TransactWriteItem{Update: &types.Update{TableName: lease, Key: M{"id": S("a")}, UpdateExpression: aws.String("ADD n :one"), ExpressionAttributeValues: M{":one": N(1)}}}
+	addA := types.TransactWriteItem{
+		Update: &types.Update{TableName: lease, Key: M{"id": S("a")}, UpdateExpression: aws.String("ADD n :one"), ExpressionAttributeValues: M{":one": N(1)}},
+	}
 	remove := types.TransactWriteItem{Delete: &types.Delete{TableName: lease, Key: M{"id": S("gone")}}}
 	check := types.TransactWriteItem{ConditionCheck: &types.ConditionCheck{
 		TableName: lease, Key: M{"id": S("c")}, ConditionExpression: aws.String("attribute_exists(id)"),
@@ -194,7 +206,8 @@ func TestATransactionIsAllOrNothing(t *testing.T) {
 	if !errors.As(err, &cancelled) || !strings.HasSuffix(cancelled.ErrorMessage(), "[None, None, None, ConditionalCheckFailed]") {
 		t.Fatalf("error %v", err)
 	}
-	if r := cancelled.CancellationReasons; len(r) != 4 || *r[0].Code != "None" || *r[3].Code != "ConditionalCheckFailed" || *r[3].Message != "The conditional request failed" {
+	if r := cancelled.CancellationReasons; len(r) != 4 || *r[0].Code != "None" || *r[3].Code != "ConditionalCheckFailed" ||
+		*r[3].Message != "The conditional request failed" {
 		t.Errorf("the reasons are %+v", r)
 	}
 	if a, b, gone := get(t, c, "a"), get(t, c, "b"), get(t, c, "gone"); a != `{id="a" n=1}` || b != "{}" || gone == "{}" {
@@ -207,10 +220,14 @@ func TestATransactionIsAllOrNothing(t *testing.T) {
 	if a, b, gone := get(t, c, "a"), get(t, c, "b"), get(t, c, "gone"); a != `{id="a" n=2}` || b != `{id="b"}` || gone != "{}" {
 		t.Errorf("after the transaction there are %s, %s, %s", a, b, gone)
 	}
-	refused(t, "two on one item", transact(nil, putB, types.TransactWriteItem{Delete: &types.Delete{TableName: lease, Key: M{"id": S("b")}}}), "ValidationException")
+	refused(t, "two on one item", transact(nil, putB, types.TransactWriteItem{
+		Delete: &types.Delete{TableName: lease, Key: M{"id": S("b")}},
+	}), "ValidationException")
 	refused(t, "nothing", transact(nil, types.TransactWriteItem{}), "ValidationException")
 	refused(t, "101 parts", transact(nil, slices.Repeat([]types.TransactWriteItem{putB}, 101)...), "ValidationException")
-	bad := types.TransactWriteItem{Update: &types.Update{TableName: lease, Key: M{"id": S("c")}, UpdateExpression: aws.String("ADD x :one"), ExpressionAttributeValues: M{":one": N(1)}}}
+	bad := types.TransactWriteItem{
+		Update: &types.Update{TableName: lease, Key: M{"id": S("c")}, UpdateExpression: aws.String("ADD x :one"), ExpressionAttributeValues: M{":one": N(1)}},
+	}
 	if err := transact(nil, bad); !errors.As(err, &cancelled) || *cancelled.CancellationReasons[0].Code != "ValidationError" {
 		t.Errorf("an update of a text by a number: %v", err)
 	}
@@ -229,7 +246,9 @@ func TestATransactionsTokenIsForgottenInTime(t *testing.T) {
 	add := func() {
 		t.Helper()
 		ok(c.TransactWriteItems(t.Context(), &dynamodb.TransactWriteItemsInput{ClientRequestToken: aws.String("token"), TransactItems: []types.TransactWriteItem{
-			{Update: &types.Update{TableName: lease, Key: M{"id": S("a")}, UpdateExpression: aws.String("ADD n :one"), ExpressionAttributeValues: M{":one": N(1)}}},
+			{Update: &types.Update{
+				TableName: lease, Key: M{"id": S("a")}, UpdateExpression: aws.String("ADD n :one"), ExpressionAttributeValues: M{":one": N(1)},
+			}},
 		}}))(t)
 	}
 	add()
@@ -246,7 +265,9 @@ func TestItemsAreSweptWhenTheirTimeIsOver(t *testing.T) {
 	s, c := start(t, Options{})
 	leases(t, c)
 	enable := func(on bool) error {
-		_, err := c.UpdateTimeToLive(t.Context(), &dynamodb.UpdateTimeToLiveInput{TableName: lease, TimeToLiveSpecification: &types.TimeToLiveSpecification{AttributeName: aws.String("until"), Enabled: &on}})
+		_, err := c.UpdateTimeToLive(t.Context(), &dynamodb.UpdateTimeToLiveInput{
+			TableName: lease, TimeToLiveSpecification: &types.TimeToLiveSpecification{AttributeName: aws.String("until"), Enabled: &on},
+		})
 		return err
 	}
 	status := func() types.TimeToLiveStatus {
@@ -349,7 +370,8 @@ func TestABatchMayStayUnprocessed(t *testing.T) {
 	request := map[string]types.KeysAndAttributes{"leases": {Keys: []M{{"id": S("a")}, {"id": S("b")}}, ProjectionExpression: aws.String("id"), ConsistentRead: aws.Bool(true)}}
 	read := ok(c.BatchGetItem(t.Context(), &dynamodb.BatchGetItemInput{RequestItems: request}))(t)
 	left := read.UnprocessedKeys["leases"]
-	if len(read.Responses["leases"]) != 1 || len(left.Keys) != 1 || show(left.Keys[0]["id"]) != `"b"` || aws.ToString(left.ProjectionExpression) != "id" || !*left.ConsistentRead {
+	if len(read.Responses["leases"]) != 1 || len(left.Keys) != 1 || show(left.Keys[0]["id"]) != `"b"` ||
+		aws.ToString(left.ProjectionExpression) != "id" || !*left.ConsistentRead {
 		t.Fatalf("read %v, unprocessed are %+v", read.Responses, left)
 	}
 	read = ok(c.BatchGetItem(t.Context(), &dynamodb.BatchGetItemInput{RequestItems: read.UnprocessedKeys}))(t)
@@ -374,7 +396,9 @@ func TestFaultsAreAimedAtAWorkerAndAnItem(t *testing.T) {
 		return Fault{}
 	})
 	add := func(c *dynamodb.Client, id string) error {
-		_, err := c.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{TableName: lease, Key: M{"id": S(id)}, UpdateExpression: aws.String("ADD n :one"), ExpressionAttributeValues: M{":one": N(1)}})
+		_, err := c.UpdateItem(t.Context(), &dynamodb.UpdateItemInput{
+			TableName: lease, Key: M{"id": S(id)}, UpdateExpression: aws.String("ADD n :one"), ExpressionAttributeValues: M{":one": N(1)},
+		})
 		return err
 	}
 	refused(t, "the first", add(a, "x"), "")
@@ -456,8 +480,11 @@ func TestTablesAreRefusedWhereAmazonDoes(t *testing.T) {
 	in := create("leases", id, other)
 	in.BillingMode, in.ProvisionedThroughput = types.BillingModeProvisioned, units(5)
 	ok(c.CreateTable(t.Context(), in))(t)
-	d := ok(c.DescribeTable(t.Context(), &dynamodb.DescribeTableInput{TableName: aws.String("arn:aws:dynamodb:us-east-1:000000000000:table/leases")}))(t).Table
-	if *d.ProvisionedThroughput.ReadCapacityUnits != 5 || len(d.KeySchema) != 2 || d.CreationDateTime.IsZero() || *d.TableArn != "arn:aws:dynamodb:us-east-1:000000000000:table/leases" {
+	d := ok(c.DescribeTable(t.Context(), &dynamodb.DescribeTableInput{
+		TableName: aws.String("arn:aws:dynamodb:us-east-1:000000000000:table/leases"),
+	}))(t).Table
+	if *d.ProvisionedThroughput.ReadCapacityUnits != 5 || len(d.KeySchema) != 2 || d.CreationDateTime.IsZero() ||
+		*d.TableArn != "arn:aws:dynamodb:us-east-1:000000000000:table/leases" {
 		t.Errorf("the table is %+v", d)
 	}
 }
@@ -469,9 +496,13 @@ func units(n int64) *types.ProvisionedThroughput {
 func TestWhatThisServerHasNotIsRefused(t *testing.T) {
 	_, c := start(t, Options{})
 	leases(t, c)
-	_, err := c.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: lease, Item: M{"id": S("a")}, Expected: map[string]types.ExpectedAttributeValue{"id": {Exists: aws.Bool(false)}}})
+	_, err := c.PutItem(t.Context(), &dynamodb.PutItemInput{
+		TableName: lease, Item: M{"id": S("a")}, Expected: map[string]types.ExpectedAttributeValue{"id": {Exists: aws.Bool(false)}},
+	})
 	refused(t, "Expected", err, "ValidationException")
-	_, err = c.Query(t.Context(), &dynamodb.QueryInput{TableName: lease, IndexName: aws.String("i"), KeyConditionExpression: aws.String("id = :a"), ExpressionAttributeValues: M{":a": S("a")}})
+	_, err = c.Query(t.Context(), &dynamodb.QueryInput{
+		TableName: lease, IndexName: aws.String("i"), KeyConditionExpression: aws.String("id = :a"), ExpressionAttributeValues: M{":a": S("a")},
+	})
 	refused(t, "an index", err, "ValidationException")
 	_, err = c.Scan(t.Context(), &dynamodb.ScanInput{TableName: lease, AttributesToGet: []string{"id"}})
 	refused(t, "AttributesToGet", err, "ValidationException")
@@ -481,9 +512,15 @@ func TestACallSaysWhatItCost(t *testing.T) {
 	_, c := start(t, Options{})
 	leases(t, c)
 	item := M{"id": S("a"), "v": S(strings.Repeat("x", 5000))}
-	wrote := ok(c.PutItem(t.Context(), &dynamodb.PutItemInput{TableName: lease, Item: item, ReturnConsumedCapacity: types.ReturnConsumedCapacityTotal}))(t)
-	read := ok(c.GetItem(t.Context(), &dynamodb.GetItemInput{TableName: lease, Key: M{"id": S("a")}, ReturnConsumedCapacity: types.ReturnConsumedCapacityTotal}))(t)
-	sure := ok(c.Scan(t.Context(), &dynamodb.ScanInput{TableName: lease, ConsistentRead: aws.Bool(true), ReturnConsumedCapacity: types.ReturnConsumedCapacityTotal}))(t)
+	wrote := ok(c.PutItem(t.Context(), &dynamodb.PutItemInput{
+		TableName: lease, Item: item, ReturnConsumedCapacity: types.ReturnConsumedCapacityTotal,
+	}))(t)
+	read := ok(c.GetItem(t.Context(), &dynamodb.GetItemInput{
+		TableName: lease, Key: M{"id": S("a")}, ReturnConsumedCapacity: types.ReturnConsumedCapacityTotal,
+	}))(t)
+	sure := ok(c.Scan(t.Context(), &dynamodb.ScanInput{
+		TableName: lease, ConsistentRead: aws.Bool(true), ReturnConsumedCapacity: types.ReturnConsumedCapacityTotal,
+	}))(t)
 	if w, r, s := *wrote.ConsumedCapacity.CapacityUnits, *read.ConsumedCapacity.CapacityUnits, *sure.ConsumedCapacity.CapacityUnits; w != 5 || r != 1 || s != 2 {
 		t.Errorf("5 KB cost %v to write, %v to read, %v to read for sure", w, r, s)
 	}
@@ -495,7 +532,8 @@ func TestACallSaysWhatItCost(t *testing.T) {
 
 func TestTheEnvironmentLeadsTheSDKHere(t *testing.T) {
 	s, _ := start(t, Options{Region: "eu-west-1"})
-	if env := s.Env(); env["AWS_ENDPOINT_URL_DYNAMODB"] != s.URL() || env["AWS_REGION"] != "eu-west-1" || env["AWS_ACCESS_KEY_ID"] == "" || env["AWS_SECRET_ACCESS_KEY"] == "" {
+	if env := s.Env(); env["AWS_ENDPOINT_URL_DYNAMODB"] != s.URL() || env["AWS_REGION"] != "eu-west-1" ||
+		env["AWS_ACCESS_KEY_ID"] == "" || env["AWS_SECRET_ACCESS_KEY"] == "" {
 		t.Errorf("the environment is %v", env)
 	}
 }

@@ -180,7 +180,8 @@ func (s *script) tables() {
 func (s *script) numbers() {
 	for _, n := range []string{
 		"0", "-0", "1.50", "+3", "007", "1e3", "-1.5E-3", ".5", "5.", "12345678901234567890123456789012345678",
-		"1234567890123456789012345678901234567.8", "123456789012345678901234567890123456789", "1e125", "1e126", "9.9e125", "1e-130", "1e-131", "abc", "", "1e", "--1", "1 ",
+		"1234567890123456789012345678901234567.8", "123456789012345678901234567890123456789", "1e125", "1e126", "9.9e125", "1e-130", "1e-131", "abc",
+		"", "1e", "--1", "1 ",
 	} {
 		_, err := s.c.PutItem(s.t.Context(), &dynamodb.PutItemInput{TableName: one, Item: M{"id": S("number"), "v": N(n)}})
 		if err != nil {
@@ -213,10 +214,13 @@ func M1(name string, v types.AttributeValue) types.AttributeValue {
 // values are those that expressions of the script may use.
 func values() M {
 	return M{
-		":one": N(1), ":ten": N("10.0"), ":half": N("12.50"), ":big": N("1e20"), ":text": S("naïve"), ":a": S("a"), ":c": S("c"), ":N": S("N"), ":Q": S("Q"), ":full": S("full"),
+		":one": N(1), ":ten": N("10.0"), ":half": N("12.50"), ":big": N("1e20"), ":text": S("naïve"), ":a": S("a"), ":c": S("c"),
+		":N": S("N"), ":Q": S("Q"), ":full": S("full"),
 		":bin": &types.AttributeValueMemberB{Value: []byte{1, 0}}, ":yes": &types.AttributeValueMemberBOOL{Value: true},
-		":ss": &types.AttributeValueMemberSS{Value: []string{"a", "z"}}, ":all": &types.AttributeValueMemberSS{Value: []string{"a", "b"}}, ":ns": &types.AttributeValueMemberNS{Value: []string{"9", "11.0"}},
-		":l": &types.AttributeValueMemberL{Value: []types.AttributeValue{S("new")}}, ":m": M1("k", S("v")), ":none": &types.AttributeValueMemberL{},
+		":ss":  &types.AttributeValueMemberSS{Value: []string{"a", "z"}},
+		":all": &types.AttributeValueMemberSS{Value: []string{"a", "b"}},
+		":ns":  &types.AttributeValueMemberNS{Value: []string{"9", "11.0"}},
+		":l":   &types.AttributeValueMemberL{Value: []types.AttributeValue{S("new")}}, ":m": M1("k", S("v")), ":none": &types.AttributeValueMemberL{},
 	}
 }
 
@@ -253,14 +257,19 @@ func (s *script) conditions() {
 		"gone = :one", "gone <> :one", "gone < :one", ":one = gone", "text > :a", "bin > :bin",
 		"num BETWEEN :one AND :big", "num BETWEEN :big AND :one", "num BETWEEN :one AND :text", "num BETWEEN gone AND :big",
 		"num IN (:one, :half)", "num IN (:one)", "num IN ()", "attribute_exists(num)", "attribute_exists(gone)", "attribute_not_exists(#doc.gone)",
-		"attribute_exists(#doc.#bc)", "attribute_exists(#doc.deep[1].x)", "attribute_exists(#doc.deep[2])", "attribute_type(num, :N)", "attribute_type(txt, :N)", "attribute_type(num, :Q)", "attribute_type(num, :one)",
+		"attribute_exists(#doc.#bc)", "attribute_exists(#doc.deep[1].x)", "attribute_exists(#doc.deep[2])", "attribute_type(num, :N)",
+		"attribute_type(txt, :N)", "attribute_type(num, :Q)", "attribute_type(num, :one)",
 		"begins_with(txt, :text)", "begins_with(bin, :bin)", "begins_with(num, :text)", "begins_with(txt, :one)", "begins_with(gone, :text)",
-		"contains(txt, :text)", "contains(seq, :c)", "contains(seq, :one)", "contains(ss, :a)", "contains(ss, :one)", "contains(ns, :ten)", "contains(num, :one)", "contains(bin, :bin)",
+		"contains(txt, :text)", "contains(seq, :c)", "contains(seq, :one)", "contains(ss, :a)", "contains(ss, :one)", "contains(ns, :ten)",
+		"contains(num, :one)", "contains(bin, :bin)",
 		"size(txt) = :ten", "size(bin) > :one", "size(seq) < :one", "size(ss) > :one", "size(num) > :one", "size(gone) > :one", "size(#doc) > :one",
-		"num = :half OR gone = :one AND gone = :one", "(num = :half OR gone = :one) AND gone = :one", "NOT num = :half", "NOT NOT num = :half", "NOT num = :one AND gone = :one", "not num = :one or gone = :one",
+		"num = :half OR gone = :one AND gone = :one", "(num = :half OR gone = :one) AND gone = :one", "NOT num = :half", "NOT NOT num = :half",
+		"NOT num = :one AND gone = :one", "not num = :one or gone = :one",
 		"((num = :half))", "(num = :half) AND (txt = :a)", "num = num", "yes = :yes", "yes < :yes", "ss = :all", "ss = :ss", "seq[0] = :a", "seq[9] = :a",
-		"", " ", "num =", "num = :half AND", "num == :half", "num", ":one", "num = :undefined", "#undefined = :one", "foo(num)", "SIZE(num) = :one", "size(num, txt) = :one",
-		"begins_with(txt)", "attribute_exists(num, txt)", "attribute_exists(:one)", "name = :one", "Status = :one", "#doc.value = :one", "num = 1", "num = :half; txt = :a", "a.b. = :one", "size(num)", "NOT size(num)", "contains(:a, num)", "num = attribute_exists(txt)",
+		"", " ", "num =", "num = :half AND", "num == :half", "num", ":one", "num = :undefined", "#undefined = :one", "foo(num)", "SIZE(num) = :one",
+		"size(num, txt) = :one",
+		"begins_with(txt)", "attribute_exists(num, txt)", "attribute_exists(:one)", "name = :one", "Status = :one", "#doc.value = :one", "num = 1",
+		"num = :half; txt = :a", "a.b. = :one", "size(num)", "NOT size(num)", "contains(:a, num)", "num = attribute_exists(txt)",
 	} {
 		_, err := s.c.PutItem(s.t.Context(), &dynamodb.PutItemInput{
 			TableName: one, Item: full(), ConditionExpression: &text, ExpressionAttributeNames: used(names, text), ExpressionAttributeValues: used(values(), text),
@@ -303,14 +312,21 @@ func (s *script) placeholders() {
 
 func (s *script) updates() {
 	for _, text := range []string{
-		"SET num = :one", "set num = num + :one", "SET num = num - :half", "SET num = :one + num, txt = :a", "SET num = gone + :one", "SET num = txt + :one", "SET num = :a + :one",
-		"SET gone = if_not_exists(gone, :one)", "SET num = if_not_exists(num, :one)", "SET num = if_not_exists(num, :one) + :one", "SET gone = if_not_exists(#gone, :one) + :ten",
-		"SET seq = list_append(seq, :l)", "SET seq = list_append(:l, seq)", "SET seq = list_append(num, :l)", "SET gone = list_append(if_not_exists(gone, :none), :l)",
-		"SET seq[1] = :one", "SET seq[9] = :one", "SET seq[0].x = :one", "SET #doc.a = :one", "SET #doc.#bc = :one", "SET #doc.new = :m", "SET #doc.new.k = :one", "SET #doc.deep[1].x = :a", "SET gone.k = :one", "SET txt.k = :one",
-		"SET a = txt, txt = :a", "SET txt = :a, a = txt", "REMOVE txt", "REMOVE gone", "REMOVE seq[0], seq[2]", "REMOVE seq[9]", "REMOVE #doc.a, #doc.gone", "REMOVE gone.k", "REMOVE txt.k",
+		"SET num = :one", "set num = num + :one", "SET num = num - :half", "SET num = :one + num, txt = :a", "SET num = gone + :one",
+		"SET num = txt + :one", "SET num = :a + :one",
+		"SET gone = if_not_exists(gone, :one)", "SET num = if_not_exists(num, :one)", "SET num = if_not_exists(num, :one) + :one",
+		"SET gone = if_not_exists(#gone, :one) + :ten",
+		"SET seq = list_append(seq, :l)", "SET seq = list_append(:l, seq)", "SET seq = list_append(num, :l)",
+		"SET gone = list_append(if_not_exists(gone, :none), :l)",
+		"SET seq[1] = :one", "SET seq[9] = :one", "SET seq[0].x = :one", "SET #doc.a = :one", "SET #doc.#bc = :one", "SET #doc.new = :m",
+		"SET #doc.new.k = :one", "SET #doc.deep[1].x = :a", "SET gone.k = :one", "SET txt.k = :one",
+		"SET a = txt, txt = :a", "SET txt = :a, a = txt", "REMOVE txt", "REMOVE gone", "REMOVE seq[0], seq[2]", "REMOVE seq[9]",
+		"REMOVE #doc.a, #doc.gone", "REMOVE gone.k", "REMOVE txt.k",
 		"ADD num :one", "ADD gone :one", "ADD ss :ss", "ADD gone :ss", "ADD ss :one", "ADD ns :ns", "ADD txt :one", "ADD txt :a", "ADD num :l",
-		"DELETE ss :ss", "DELETE ss :all", "DELETE gone :ss", "DELETE ns :ss", "DELETE ss :one", "SET num = :one REMOVE txt ADD gone :one DELETE ss :ss", "SET num = :one SET txt = :a", "ADD num :big",
-		"SET num = :one, num = :ten", "SET #doc.a = :one, #doc = :m", "SET id = :a", "REMOVE id", "SET num", "SET num = ", "num = :one", "", "SET num = :one,", "SET name = :one", "SET num = size(txt)", "SET num = foo(txt)", "SET num = :undefined",
+		"DELETE ss :ss", "DELETE ss :all", "DELETE gone :ss", "DELETE ns :ss", "DELETE ss :one",
+		"SET num = :one REMOVE txt ADD gone :one DELETE ss :ss", "SET num = :one SET txt = :a", "ADD num :big",
+		"SET num = :one, num = :ten", "SET #doc.a = :one, #doc = :m", "SET id = :a", "REMOVE id", "SET num", "SET num = ", "num = :one", "",
+		"SET num = :one,", "SET name = :one", "SET num = size(txt)", "SET num = foo(txt)", "SET num = :undefined",
 		"SET num = num + :one + :one", "SET num = (:one)", "SET num = attribute_exists(num)",
 	} {
 		for _, returns := range []types.ReturnValue{types.ReturnValueUpdatedNew, types.ReturnValueUpdatedOld, types.ReturnValueAllNew} {
@@ -328,7 +344,9 @@ func (s *script) updates() {
 			s.note("update "+text+" "+string(returns), showItem(out.Attributes), nil)
 		}
 	}
-	out, err := s.c.UpdateItem(s.t.Context(), &dynamodb.UpdateItemInput{TableName: one, Key: M{"id": S("made")}, UpdateExpression: aws.String("ADD hits :one"), ExpressionAttributeValues: M{":one": N(1)}, ReturnValues: types.ReturnValueAllNew})
+	out, err := s.c.UpdateItem(s.t.Context(), &dynamodb.UpdateItemInput{
+		TableName: one, Key: M{"id": S("made")}, UpdateExpression: aws.String("ADD hits :one"), ExpressionAttributeValues: M{":one": N(1)}, ReturnValues: types.ReturnValueAllNew,
+	})
 	s.note("update what is not there", showItem(out.Attributes), err)
 	_, err = s.c.UpdateItem(s.t.Context(), &dynamodb.UpdateItemInput{TableName: one, Key: M{"id": S("bare")}})
 	s.note("update with nothing", "", err)
@@ -336,7 +354,9 @@ func (s *script) updates() {
 	s.note("delete", showItem(old.Attributes), err)
 	old, err = s.c.DeleteItem(s.t.Context(), &dynamodb.DeleteItemInput{TableName: one, Key: M{"id": S("made")}, ReturnValues: types.ReturnValueAllOld})
 	s.note("delete again", showItem(old.Attributes), err)
-	_, err = s.c.DeleteItem(s.t.Context(), &dynamodb.DeleteItemInput{TableName: one, Key: M{"id": S("made")}, ConditionExpression: aws.String("attribute_exists(id)")})
+	_, err = s.c.DeleteItem(s.t.Context(), &dynamodb.DeleteItemInput{
+		TableName: one, Key: M{"id": S("made")}, ConditionExpression: aws.String("attribute_exists(id)"),
+	})
 	s.note("delete under a condition", "", err)
 }
 
@@ -345,16 +365,21 @@ func (s *script) projections() {
 		s.t.Fatal(err)
 	}
 	for _, text := range []string{
-		"num", "num, txt", "gone", "#doc.a", "#doc.#bc, #doc.deep[1].x", "seq[3], seq[1]", "seq[9]", "num, num", "#doc, #doc.a", "num,", "", "name", "num txt", "seq[a]",
+		"num", "num, txt", "gone", "#doc.a", "#doc.#bc, #doc.deep[1].x", "seq[3], seq[1]", "seq[9]", "num, num", "#doc, #doc.a", "num,", "", "name",
+		"num txt", "seq[a]",
 	} {
-		out, err := s.c.GetItem(s.t.Context(), &dynamodb.GetItemInput{TableName: one, Key: M{"id": S("full")}, ProjectionExpression: &text, ExpressionAttributeNames: used(names, text)})
+		out, err := s.c.GetItem(s.t.Context(), &dynamodb.GetItemInput{
+			TableName: one, Key: M{"id": S("full")}, ProjectionExpression: &text, ExpressionAttributeNames: used(names, text),
+		})
 		if err != nil {
 			s.note("project "+text, "", err)
 			continue
 		}
 		s.note("project "+text, showItem(out.Item), nil)
 	}
-	for step, key := range map[string]M{"get nothing": {"id": S("nobody")}, "get by too much": {"id": S("a"), "v": N(1)}, "get by another type": {"id": N(1)}, "get by another name": {"x": S("a")}} {
+	for step, key := range map[string]M{
+		"get nothing": {"id": S("nobody")}, "get by too much": {"id": S("a"), "v": N(1)}, "get by another type": {"id": N(1)}, "get by another name": {"x": S("a")},
+	} {
 		out, err := s.c.GetItem(s.t.Context(), &dynamodb.GetItemInput{TableName: one, Key: key})
 		if err != nil {
 			s.note(step, "", err)
@@ -373,7 +398,9 @@ func (s *script) queries() {
 		}
 	}
 	for _, b := range []string{"\x00", "\x00\x01", "\xff", "a", "é"} {
-		if _, err := s.c.PutItem(s.t.Context(), &dynamodb.PutItemInput{TableName: blob, Item: M{"id": S("a"), "b": &types.AttributeValueMemberB{Value: []byte(b)}}}); err != nil {
+		if _, err := s.c.PutItem(s.t.Context(), &dynamodb.PutItemInput{
+			TableName: blob, Item: M{"id": S("a"), "b": &types.AttributeValueMemberB{Value: []byte(b)}},
+		}); err != nil {
 			s.t.Fatal(err)
 		}
 	}
@@ -409,19 +436,25 @@ func (s *script) queries() {
 	s.query("query by two", "id = :a AND n >= :one", "", true, aws.Int32(2))
 	s.query("query by two and filter", "id = :a", "v = :a", true, aws.Int32(2))
 	s.query("query by none", "id = :a", "", true, aws.Int32(0))
-	out, err := s.c.Query(s.t.Context(), &dynamodb.QueryInput{TableName: blob, KeyConditionExpression: aws.String("id = :a"), ExpressionAttributeValues: M{":a": S("a")}})
+	out, err := s.c.Query(s.t.Context(), &dynamodb.QueryInput{
+		TableName: blob, KeyConditionExpression: aws.String("id = :a"), ExpressionAttributeValues: M{":a": S("a")},
+	})
 	var all []string
 	for _, it := range out.Items {
 		all = append(all, show(it["b"]))
 	}
 	s.note("binaries in order", all, err)
-	counted, err := s.c.Query(s.t.Context(), &dynamodb.QueryInput{TableName: two, KeyConditionExpression: aws.String("id = :a"), ExpressionAttributeValues: M{":a": S("a")}, Select: types.SelectCount})
+	counted, err := s.c.Query(s.t.Context(), &dynamodb.QueryInput{
+		TableName: two, KeyConditionExpression: aws.String("id = :a"), ExpressionAttributeValues: M{":a": S("a")}, Select: types.SelectCount,
+	})
 	s.note("count", fmt.Sprint(counted.Count, len(counted.Items)), err)
 }
 
 // query notes all pages.
 func (s *script) query(step, key, filter string, forward bool, limit *int32) {
-	in := &dynamodb.QueryInput{TableName: two, KeyConditionExpression: &key, ScanIndexForward: &forward, Limit: limit, ExpressionAttributeValues: used(values(), key+" "+filter)}
+	in := &dynamodb.QueryInput{
+		TableName: two, KeyConditionExpression: &key, ScanIndexForward: &forward, Limit: limit, ExpressionAttributeValues: used(values(), key+" "+filter),
+	}
 	if filter != "" {
 		in.FilterExpression = &filter
 	}
@@ -500,7 +533,9 @@ func (s *script) batches() {
 		step string
 		rs   []types.WriteRequest
 	}{
-		{"write many", many[:25]}, {"write too many", many}, {"write and delete", []types.WriteRequest{put("w1"), remove("m0"), remove("nobody")}}, {"write twice", []types.WriteRequest{put("w1"), remove("w1")}}, {"write none", nil},
+		{"write many", many[:25]}, {"write too many", many},
+		{"write and delete", []types.WriteRequest{put("w1"), remove("m0"), remove("nobody")}},
+		{"write twice", []types.WriteRequest{put("w1"), remove("w1")}}, {"write none", nil},
 	} {
 		out, err := s.c.BatchWriteItem(ctx, &dynamodb.BatchWriteItemInput{RequestItems: map[string][]types.WriteRequest{"one": b.rs}})
 		if err != nil {
@@ -510,7 +545,8 @@ func (s *script) batches() {
 		s.note(b.step, len(out.UnprocessedItems), nil)
 	}
 	for step, keys := range map[string][]M{
-		"get many": {{"id": S("m1")}, {"id": S("nobody")}, {"id": S("w1")}}, "get twice": {{"id": S("m1")}, {"id": S("m1")}}, "get none": {}, "get a bad key": {{"x": S("m1")}},
+		"get many": {{"id": S("m1")}, {"id": S("nobody")}, {"id": S("w1")}}, "get twice": {{"id": S("m1")}, {"id": S("m1")}},
+		"get none": {}, "get a bad key": {{"x": S("m1")}},
 	} {
 		out, err := s.c.BatchGetItem(ctx, &dynamodb.BatchGetItemInput{RequestItems: map[string]types.KeysAndAttributes{"one": {Keys: keys}}})
 		if err != nil {

@@ -191,7 +191,9 @@ func TestAStreamIsDescribedByEitherOfItsNames(t *testing.T) {
 	}
 	_, err := c.DescribeStream(t.Context(), &kinesis.DescribeStreamInput{StreamARN: aws.String("arn:aws:kinesis:us-east-1:000000000000:stream/none")})
 	refused(t, "an ARN of no stream", err, "ResourceNotFoundException")
-	_, err = c.DescribeStream(t.Context(), &kinesis.DescribeStreamInput{StreamName: clicks, StreamARN: aws.String("arn:aws:kinesis:eu-west-1:000000000000:stream/clicks")})
+	_, err = c.DescribeStream(t.Context(), &kinesis.DescribeStreamInput{
+		StreamName: clicks, StreamARN: aws.String("arn:aws:kinesis:eu-west-1:000000000000:stream/clicks"),
+	})
 	refused(t, "a name and another's ARN", err, "InvalidArgumentException")
 	_, err = c.DescribeStream(t.Context(), &kinesis.DescribeStreamInput{})
 	refused(t, "no name", err, "InvalidArgumentException")
@@ -203,14 +205,20 @@ func TestEachOperationTakesAnARN(t *testing.T) {
 	ctx := t.Context()
 	arn := ok(c.DescribeStreamSummary(ctx, &kinesis.DescribeStreamSummaryInput{StreamName: clicks}))(t).StreamDescriptionSummary.StreamARN
 	ok(c.PutRecord(ctx, &kinesis.PutRecordInput{StreamARN: arn, PartitionKey: aws.String("k"), ExplicitHashKey: aws.String("0"), Data: []byte("x")}))(t)
-	ok(c.PutRecords(ctx, &kinesis.PutRecordsInput{StreamARN: arn, Records: []types.PutRecordsRequestEntry{{PartitionKey: aws.String("k"), ExplicitHashKey: aws.String("0"), Data: []byte("y")}}}))(t)
-	it := ok(c.GetShardIterator(ctx, &kinesis.GetShardIteratorInput{StreamARN: arn, ShardId: zero, ShardIteratorType: types.ShardIteratorTypeTrimHorizon}))(t).ShardIterator
+	ok(c.PutRecords(ctx, &kinesis.PutRecordsInput{
+		StreamARN: arn, Records: []types.PutRecordsRequestEntry{{PartitionKey: aws.String("k"), ExplicitHashKey: aws.String("0"), Data: []byte("y")}},
+	}))(t)
+	it := ok(c.GetShardIterator(ctx, &kinesis.GetShardIteratorInput{
+		StreamARN: arn, ShardId: zero, ShardIteratorType: types.ShardIteratorTypeTrimHorizon,
+	}))(t).ShardIterator
 	if got := texts(ok(c.GetRecords(ctx, &kinesis.GetRecordsInput{StreamARN: arn, ShardIterator: it}))(t).Records); got != "x y" {
 		t.Errorf("read %q", got)
 	}
 	ok(c.MergeShards(ctx, &kinesis.MergeShardsInput{StreamARN: arn, ShardToMerge: zero, AdjacentShardToMerge: one}))(t)
 	ok(c.SplitShard(ctx, &kinesis.SplitShardInput{StreamARN: arn, ShardToSplit: aws.String(shardID(2)), NewStartingHashKey: aws.String("77")}))(t)
-	ok(c.UpdateShardCount(ctx, &kinesis.UpdateShardCountInput{StreamARN: arn, TargetShardCount: aws.Int32(2), ScalingType: types.ScalingTypeUniformScaling}))(t)
+	ok(c.UpdateShardCount(ctx, &kinesis.UpdateShardCountInput{
+		StreamARN: arn, TargetShardCount: aws.Int32(2), ScalingType: types.ScalingTypeUniformScaling,
+	}))(t)
 	ok(c.IncreaseStreamRetentionPeriod(ctx, &kinesis.IncreaseStreamRetentionPeriodInput{StreamARN: arn, RetentionPeriodHours: aws.Int32(25)}))(t)
 	ok(c.DecreaseStreamRetentionPeriod(ctx, &kinesis.DecreaseStreamRetentionPeriodInput{StreamARN: arn, RetentionPeriodHours: aws.Int32(24)}))(t)
 	if got, _ := shards(t, c, kinesis.ListShardsInput{StreamARN: arn}); len(got) != 8 {
@@ -255,7 +263,9 @@ func TestBadStreamsAreNotCreated(t *testing.T) {
 		_, err := c.CreateStream(t.Context(), &kinesis.CreateStreamInput{StreamName: &in.name, ShardCount: in.shards})
 		refused(t, in.name, err, in.want)
 	}
-	ok(c.CreateStream(t.Context(), &kinesis.CreateStreamInput{StreamName: aws.String("more"), StreamModeDetails: &types.StreamModeDetails{StreamMode: types.StreamModeOnDemand}}))(t)
+	ok(c.CreateStream(t.Context(), &kinesis.CreateStreamInput{
+		StreamName: aws.String("more"), StreamModeDetails: &types.StreamModeDetails{StreamMode: types.StreamModeOnDemand},
+	}))(t)
 	if got := len(s.Shards("more")); got != 4 {
 		t.Errorf("%d shards on demand; want 4", got)
 	}
@@ -277,7 +287,8 @@ func TestShardsAreListedByPagesWithTheClosedOnes(t *testing.T) {
 		t.Errorf("after %s come %q", lower, ids(after))
 	}
 	last := all[5]
-	if *last.ShardId != merged || *last.ParentShardId != upper || *last.AdjacentParentShardId != shardID(2) || *all[3].ParentShardId != shardID(1) || all[3].AdjacentParentShardId != nil {
+	if *last.ShardId != merged || *last.ParentShardId != upper || *last.AdjacentParentShardId != shardID(2) ||
+		*all[3].ParentShardId != shardID(1) || all[3].AdjacentParentShardId != nil {
 		t.Errorf("the family is not right: %+v, %+v", last, all[3])
 	}
 	for _, sh := range all {
@@ -333,7 +344,9 @@ func TestShardsAreFiltered(t *testing.T) {
 			t.Errorf("%s: %q; want %q", f.Type, ids(got), f.want)
 		}
 	}
-	_, err := c.ListShards(t.Context(), &kinesis.ListShardsInput{StreamName: clicks, ShardFilter: &types.ShardFilter{Type: types.ShardFilterTypeAtTimestamp}})
+	_, err := c.ListShards(t.Context(), &kinesis.ListShardsInput{
+		StreamName: clicks, ShardFilter: &types.ShardFilter{Type: types.ShardFilterTypeAtTimestamp},
+	})
 	refused(t, "without a time", err, "InvalidArgumentException")
 	other := created.Add(-time.Hour)
 	_, err = c.ListShards(t.Context(), &kinesis.ListShardsInput{StreamName: clicks, StreamCreationTimestamp: &other})
@@ -386,7 +399,9 @@ func TestAnIteratorBeginsWhereItsTypeSays(t *testing.T) {
 		}
 	}
 	for stream, shard := range map[string]string{"clicks": shardID(7), "none": shardID(0)} {
-		_, err := c.GetShardIterator(t.Context(), &kinesis.GetShardIteratorInput{StreamName: &stream, ShardId: &shard, ShardIteratorType: types.ShardIteratorTypeLatest})
+		_, err := c.GetShardIterator(t.Context(), &kinesis.GetShardIteratorInput{
+			StreamName: &stream, ShardId: &shard, ShardIteratorType: types.ShardIteratorTypeLatest,
+		})
 		refused(t, stream+" "+shard, err, "ResourceNotFoundException")
 	}
 }
@@ -522,7 +537,9 @@ func TestAStreamOfTheSameNameIsAnother(t *testing.T) {
 	s.CreateStream("clicks", 1)
 	_, err = c.GetRecords(t.Context(), &kinesis.GetRecordsInput{ShardIterator: it})
 	refused(t, "of the old stream", err, "InvalidArgumentException")
-	_, err = c.GetShardIterator(t.Context(), &kinesis.GetShardIteratorInput{StreamName: clicks, ShardId: zero, ShardIteratorType: types.ShardIteratorTypeAtSequenceNumber, StartingSequenceNumber: &old})
+	_, err = c.GetShardIterator(t.Context(), &kinesis.GetShardIteratorInput{
+		StreamName: clicks, ShardId: zero, ShardIteratorType: types.ShardIteratorTypeAtSequenceNumber, StartingSequenceNumber: &old,
+	})
 	refused(t, "the old number", err, "InvalidArgumentException")
 	if got := s.Put("clicks", shardID(0), numbered(1)...)[0]; got <= old {
 		t.Errorf("the new stream's numbers begin at %s, the old one's at %s", got, old)
@@ -546,7 +563,9 @@ func TestAKeysHashSaysItsShard(t *testing.T) {
 			t.Errorf("key %q with hash %v went into %v", key, hash, sh)
 		}
 		exact := *all[i%7].HashKeyRange.EndingHashKey
-		if out := ok(c.PutRecord(t.Context(), &kinesis.PutRecordInput{StreamName: clicks, PartitionKey: &key, ExplicitHashKey: &exact, Data: []byte{}}))(t); *out.ShardId != *all[i%7].ShardId {
+		if out := ok(c.PutRecord(t.Context(), &kinesis.PutRecordInput{
+			StreamName: clicks, PartitionKey: &key, ExplicitHashKey: &exact, Data: []byte{},
+		}))(t); *out.ShardId != *all[i%7].ShardId {
 			t.Errorf("hash key %s went into %s; want %s", exact, *out.ShardId, *all[i%7].ShardId)
 		}
 	}
@@ -603,7 +622,9 @@ func TestPutHasTheLimitsOfAmazon(t *testing.T) {
 		_, err := c.PutRecords(t.Context(), &kinesis.PutRecordsInput{StreamName: clicks, Records: slices.Repeat([]types.PutRecordsRequestEntry{p.e}, p.n)})
 		refused(t, p.what, err, p.want)
 	}
-	_, err := c.PutRecord(t.Context(), &kinesis.PutRecordInput{StreamName: clicks, PartitionKey: aws.String("k"), ExplicitHashKey: aws.String("340282366920938463463374607431768211456"), Data: []byte("x")})
+	_, err := c.PutRecord(t.Context(), &kinesis.PutRecordInput{
+		StreamName: clicks, PartitionKey: aws.String("k"), ExplicitHashKey: aws.String("340282366920938463463374607431768211456"), Data: []byte("x"),
+	})
 	refused(t, "a hash key too large", err, "InvalidArgumentException")
 	_, err = c.PutRecord(t.Context(), &kinesis.PutRecordInput{StreamName: aws.String("none"), PartitionKey: aws.String("k"), Data: []byte("x")})
 	refused(t, "no stream", err, "ResourceNotFoundException")
@@ -631,11 +652,15 @@ func TestReshardingIsRefusedWhereAmazonDoes(t *testing.T) {
 		return err
 	}
 	merge := func(a, b int) error {
-		_, err := c.MergeShards(ctx, &kinesis.MergeShardsInput{StreamName: clicks, ShardToMerge: aws.String(shardID(a)), AdjacentShardToMerge: aws.String(shardID(b))})
+		_, err := c.MergeShards(ctx, &kinesis.MergeShardsInput{
+			StreamName: clicks, ShardToMerge: aws.String(shardID(a)), AdjacentShardToMerge: aws.String(shardID(b)),
+		})
 		return err
 	}
 	scale := func(n int32) error {
-		_, err := c.UpdateShardCount(ctx, &kinesis.UpdateShardCountInput{StreamName: clicks, TargetShardCount: &n, ScalingType: types.ScalingTypeUniformScaling})
+		_, err := c.UpdateShardCount(ctx, &kinesis.UpdateShardCountInput{
+			StreamName: clicks, TargetShardCount: &n, ScalingType: types.ScalingTypeUniformScaling,
+		})
 		return err
 	}
 	refused(t, "split at the first key", split(0, "0"), "InvalidArgumentException")
@@ -657,7 +682,9 @@ func TestScalingMakesEvenShards(t *testing.T) {
 	s, c := start(t, Options{})
 	s.CreateStream("clicks", 3)
 	for _, n := range []int32{5, 10, 7, 4, 2, 1} {
-		out := ok(c.UpdateShardCount(t.Context(), &kinesis.UpdateShardCountInput{StreamName: clicks, TargetShardCount: &n, ScalingType: types.ScalingTypeUniformScaling}))(t)
+		out := ok(c.UpdateShardCount(t.Context(), &kinesis.UpdateShardCountInput{
+			StreamName: clicks, TargetShardCount: &n, ScalingType: types.ScalingTypeUniformScaling,
+		}))(t)
 		if *out.TargetShardCount != n {
 			t.Errorf("the target is %d; want %d", *out.TargetShardCount, n)
 		}
@@ -695,21 +722,31 @@ func TestRetentionForgetsRecordsAndClosedShards(t *testing.T) {
 	if got := texts(out.Records); got != "later" {
 		t.Errorf("after 25 hours there is %q", got)
 	}
-	ok(c.IncreaseStreamRetentionPeriod(t.Context(), &kinesis.IncreaseStreamRetentionPeriodInput{StreamName: clicks, RetentionPeriodHours: aws.Int32(48)}))(t)
+	ok(c.IncreaseStreamRetentionPeriod(t.Context(), &kinesis.IncreaseStreamRetentionPeriodInput{
+		StreamName: clicks, RetentionPeriodHours: aws.Int32(48),
+	}))(t)
 	s.SetClock(35 * time.Hour)
 	if all, _ := shards(t, c, kinesis.ListShardsInput{StreamName: clicks}); len(all) != 3 {
 		t.Errorf("a closed shard is gone before its time: %q", ids(all))
 	}
-	_, err := c.DecreaseStreamRetentionPeriod(t.Context(), &kinesis.DecreaseStreamRetentionPeriodInput{StreamName: clicks, RetentionPeriodHours: aws.Int32(23)})
+	_, err := c.DecreaseStreamRetentionPeriod(t.Context(), &kinesis.DecreaseStreamRetentionPeriodInput{
+		StreamName: clicks, RetentionPeriodHours: aws.Int32(23),
+	})
 	refused(t, "less than a day", err, "InvalidArgumentException")
-	_, err = c.IncreaseStreamRetentionPeriod(t.Context(), &kinesis.IncreaseStreamRetentionPeriodInput{StreamName: clicks, RetentionPeriodHours: aws.Int32(47)})
+	_, err = c.IncreaseStreamRetentionPeriod(t.Context(), &kinesis.IncreaseStreamRetentionPeriodInput{
+		StreamName: clicks, RetentionPeriodHours: aws.Int32(47),
+	})
 	refused(t, "an increase that is none", err, "InvalidArgumentException")
-	ok(c.DecreaseStreamRetentionPeriod(t.Context(), &kinesis.DecreaseStreamRetentionPeriodInput{StreamName: clicks, RetentionPeriodHours: aws.Int32(24)}))(t)
+	ok(c.DecreaseStreamRetentionPeriod(t.Context(), &kinesis.DecreaseStreamRetentionPeriodInput{
+		StreamName: clicks, RetentionPeriodHours: aws.Int32(24),
+	}))(t)
 	all, _ := shards(t, c, kinesis.ListShardsInput{StreamName: clicks})
 	if ids(all) != "1 2" || *all[0].ShardId != child || *all[0].ParentShardId != *zero {
 		t.Errorf("after its time there are %q", ids(all))
 	}
-	_, err = c.GetShardIterator(t.Context(), &kinesis.GetShardIteratorInput{StreamName: clicks, ShardId: zero, ShardIteratorType: types.ShardIteratorTypeTrimHorizon})
+	_, err = c.GetShardIterator(t.Context(), &kinesis.GetShardIteratorInput{
+		StreamName: clicks, ShardId: zero, ShardIteratorType: types.ShardIteratorTypeTrimHorizon,
+	})
 	refused(t, "a shard that is gone", err, "ResourceNotFoundException")
 }
 
@@ -830,7 +867,9 @@ func TestAPutCanLoseItsAnswerOrSomeOfItsRecords(t *testing.T) {
 		t.Errorf("a failure's status is that of %v", err)
 	}
 	out := ok(put("a", "b", "c"))(t)
-	if *out.FailedRecordCount != 2 || out.Records[0].SequenceNumber == nil || *out.Records[1].ErrorCode != "ProvisionedThroughputExceededException" || out.Records[1].SequenceNumber != nil || *out.Records[2].ErrorCode != "InternalFailure" {
+	if *out.FailedRecordCount != 2 || out.Records[0].SequenceNumber == nil ||
+		*out.Records[1].ErrorCode != "ProvisionedThroughputExceededException" || out.Records[1].SequenceNumber != nil ||
+		*out.Records[2].ErrorCode != "InternalFailure" {
 		t.Errorf("answered %+v", out)
 	}
 	if got := texts(get(t, c, iterate(t, c, "clicks", *zero, types.ShardIteratorTypeTrimHorizon, ""), 10).Records); got != "lost answer a" {
@@ -926,7 +965,8 @@ func TestWhatIsTooFastIsRefused(t *testing.T) {
 
 func TestTheEnvironmentLeadsTheSDKHere(t *testing.T) {
 	s, _ := start(t, Options{Region: "eu-west-1"})
-	if env := s.Env(); env["AWS_ENDPOINT_URL_KINESIS"] != s.URL() || env["AWS_REGION"] != "eu-west-1" || env["AWS_ACCESS_KEY_ID"] == "" || env["AWS_SECRET_ACCESS_KEY"] == "" {
+	if env := s.Env(); env["AWS_ENDPOINT_URL_KINESIS"] != s.URL() || env["AWS_REGION"] != "eu-west-1" ||
+		env["AWS_ACCESS_KEY_ID"] == "" || env["AWS_SECRET_ACCESS_KEY"] == "" {
 		t.Errorf("the environment is %v", env)
 	}
 }

@@ -190,8 +190,12 @@ func (s *script) records() {
 		{"put by key", kinesis.PutRecordInput{PartitionKey: aws.String("user-1"), Data: []byte("a")}},
 		{"put by a key of letters", kinesis.PutRecordInput{PartitionKey: aws.String("ключ \"\\"), Data: []byte("b")}},
 		{"put by hash key", kinesis.PutRecordInput{PartitionKey: aws.String("x"), ExplicitHashKey: aws.String("0"), Data: []byte{0, 255}}},
-		{"put by the last hash key", kinesis.PutRecordInput{PartitionKey: aws.String("x"), ExplicitHashKey: aws.String("340282366920938463463374607431768211455"), Data: []byte("d")}},
-		{"put beyond the last hash key", kinesis.PutRecordInput{PartitionKey: aws.String("x"), ExplicitHashKey: aws.String("340282366920938463463374607431768211456"), Data: []byte("d")}},
+		{"put by the last hash key", kinesis.PutRecordInput{
+			PartitionKey: aws.String("x"), ExplicitHashKey: aws.String("340282366920938463463374607431768211455"), Data: []byte("d"),
+		}},
+		{"put beyond the last hash key", kinesis.PutRecordInput{
+			PartitionKey: aws.String("x"), ExplicitHashKey: aws.String("340282366920938463463374607431768211456"), Data: []byte("d"),
+		}},
 		{"put nothing", kinesis.PutRecordInput{PartitionKey: aws.String("empty"), Data: []byte{}}},
 		{"put without a key", kinesis.PutRecordInput{PartitionKey: aws.String(""), Data: []byte("e")}},
 		{"put by a key of 256", kinesis.PutRecordInput{PartitionKey: aws.String(strings.Repeat("k", 256)), Data: []byte("f")}},
@@ -267,18 +271,36 @@ func compareNumbers(a, b string) int {
 func (s *script) iterators() {
 	first := aws.String("shardId-000000000000")
 	all := s.read("from the trim horizon", kinesis.GetShardIteratorInput{ShardId: first, ShardIteratorType: types.ShardIteratorTypeTrimHorizon})
-	s.read("the second shard", kinesis.GetShardIteratorInput{ShardId: aws.String("shardId-000000000001"), ShardIteratorType: types.ShardIteratorTypeTrimHorizon})
+	s.read("the second shard", kinesis.GetShardIteratorInput{
+		ShardId: aws.String("shardId-000000000001"), ShardIteratorType: types.ShardIteratorTypeTrimHorizon,
+	})
 	s.read("the latest", kinesis.GetShardIteratorInput{ShardId: first, ShardIteratorType: types.ShardIteratorTypeLatest})
 	number := all[len(all)/2].SequenceNumber
-	s.read("at a number", kinesis.GetShardIteratorInput{ShardId: first, ShardIteratorType: types.ShardIteratorTypeAtSequenceNumber, StartingSequenceNumber: number})
-	s.read("after a number", kinesis.GetShardIteratorInput{ShardId: first, ShardIteratorType: types.ShardIteratorTypeAfterSequenceNumber, StartingSequenceNumber: number})
-	s.read("after the last number", kinesis.GetShardIteratorInput{ShardId: first, ShardIteratorType: types.ShardIteratorTypeAfterSequenceNumber, StartingSequenceNumber: all[len(all)-1].SequenceNumber})
-	s.read("at a number of another shard", kinesis.GetShardIteratorInput{ShardId: aws.String("shardId-000000000001"), ShardIteratorType: types.ShardIteratorTypeAtSequenceNumber, StartingSequenceNumber: number})
-	s.read("at no number", kinesis.GetShardIteratorInput{ShardId: first, ShardIteratorType: types.ShardIteratorTypeAtSequenceNumber, StartingSequenceNumber: aws.String("12")})
+	s.read("at a number", kinesis.GetShardIteratorInput{
+		ShardId: first, ShardIteratorType: types.ShardIteratorTypeAtSequenceNumber, StartingSequenceNumber: number,
+	})
+	s.read("after a number", kinesis.GetShardIteratorInput{
+		ShardId: first, ShardIteratorType: types.ShardIteratorTypeAfterSequenceNumber, StartingSequenceNumber: number,
+	})
+	s.read("after the last number", kinesis.GetShardIteratorInput{
+		ShardId: first, ShardIteratorType: types.ShardIteratorTypeAfterSequenceNumber, StartingSequenceNumber: all[len(all)-1].SequenceNumber,
+	})
+	s.read("at a number of another shard", kinesis.GetShardIteratorInput{
+		ShardId: aws.String("shardId-000000000001"), ShardIteratorType: types.ShardIteratorTypeAtSequenceNumber, StartingSequenceNumber: number,
+	})
+	s.read("at no number", kinesis.GetShardIteratorInput{
+		ShardId: first, ShardIteratorType: types.ShardIteratorTypeAtSequenceNumber, StartingSequenceNumber: aws.String("12"),
+	})
 	s.read("without a number", kinesis.GetShardIteratorInput{ShardId: first, ShardIteratorType: types.ShardIteratorTypeAfterSequenceNumber})
-	s.read("the horizon with a number", kinesis.GetShardIteratorInput{ShardId: first, ShardIteratorType: types.ShardIteratorTypeTrimHorizon, StartingSequenceNumber: number})
-	s.read("at an early time", kinesis.GetShardIteratorInput{ShardId: first, ShardIteratorType: types.ShardIteratorTypeAtTimestamp, Timestamp: aws.Time(time.Now().Add(-time.Hour))})
-	s.read("at a later time", kinesis.GetShardIteratorInput{ShardId: first, ShardIteratorType: types.ShardIteratorTypeAtTimestamp, Timestamp: aws.Time(time.Now().Add(time.Hour))})
+	s.read("the horizon with a number", kinesis.GetShardIteratorInput{
+		ShardId: first, ShardIteratorType: types.ShardIteratorTypeTrimHorizon, StartingSequenceNumber: number,
+	})
+	s.read("at an early time", kinesis.GetShardIteratorInput{
+		ShardId: first, ShardIteratorType: types.ShardIteratorTypeAtTimestamp, Timestamp: aws.Time(time.Now().Add(-time.Hour)),
+	})
+	s.read("at a later time", kinesis.GetShardIteratorInput{
+		ShardId: first, ShardIteratorType: types.ShardIteratorTypeAtTimestamp, Timestamp: aws.Time(time.Now().Add(time.Hour)),
+	})
 	s.read("without a time", kinesis.GetShardIteratorInput{ShardId: first, ShardIteratorType: types.ShardIteratorTypeAtTimestamp})
 	s.read("of no shard", kinesis.GetShardIteratorInput{ShardId: aws.String("shardId-000000000009"), ShardIteratorType: types.ShardIteratorTypeLatest})
 	_, err := s.c.GetRecords(s.t.Context(), &kinesis.GetRecordsInput{ShardIterator: aws.String("nonsense")})
@@ -287,26 +309,44 @@ func (s *script) iterators() {
 
 func (s *script) reshard() {
 	ctx := s.t.Context()
-	_, err := s.c.SplitShard(ctx, &kinesis.SplitShardInput{StreamName: name, ShardToSplit: aws.String("shardId-000000000000"), NewStartingHashKey: aws.String("1000")})
+	_, err := s.c.SplitShard(ctx, &kinesis.SplitShardInput{
+		StreamName: name, ShardToSplit: aws.String("shardId-000000000000"), NewStartingHashKey: aws.String("1000"),
+	})
 	s.note("split", "", err)
 	s.active()
 	s.shards("shards after a split")
 	s.batch("put after a split", 100)
-	parent := s.read("the parent", kinesis.GetShardIteratorInput{ShardId: aws.String("shardId-000000000000"), ShardIteratorType: types.ShardIteratorTypeTrimHorizon})
-	child := s.read("the upper child", kinesis.GetShardIteratorInput{ShardId: aws.String("shardId-000000000004"), ShardIteratorType: types.ShardIteratorTypeTrimHorizon})
+	parent := s.read("the parent", kinesis.GetShardIteratorInput{
+		ShardId: aws.String("shardId-000000000000"), ShardIteratorType: types.ShardIteratorTypeTrimHorizon,
+	})
+	child := s.read("the upper child", kinesis.GetShardIteratorInput{
+		ShardId: aws.String("shardId-000000000004"), ShardIteratorType: types.ShardIteratorTypeTrimHorizon,
+	})
 	s.note("children come after", compareNumbers(*parent[len(parent)-1].SequenceNumber, *child[0].SequenceNumber) < 0, nil)
-	s.read("the latest of a closed shard", kinesis.GetShardIteratorInput{ShardId: aws.String("shardId-000000000000"), ShardIteratorType: types.ShardIteratorTypeLatest})
-	_, err = s.c.SplitShard(ctx, &kinesis.SplitShardInput{StreamName: name, ShardToSplit: aws.String("shardId-000000000003"), NewStartingHashKey: aws.String("2000")})
+	s.read("the latest of a closed shard", kinesis.GetShardIteratorInput{
+		ShardId: aws.String("shardId-000000000000"), ShardIteratorType: types.ShardIteratorTypeLatest,
+	})
+	_, err = s.c.SplitShard(ctx, &kinesis.SplitShardInput{
+		StreamName: name, ShardToSplit: aws.String("shardId-000000000003"), NewStartingHashKey: aws.String("2000"),
+	})
 	s.note("split outside", "", err)
-	_, err = s.c.MergeShards(ctx, &kinesis.MergeShardsInput{StreamName: name, ShardToMerge: aws.String("shardId-000000000003"), AdjacentShardToMerge: aws.String("shardId-000000000002")})
+	_, err = s.c.MergeShards(ctx, &kinesis.MergeShardsInput{
+		StreamName: name, ShardToMerge: aws.String("shardId-000000000003"), AdjacentShardToMerge: aws.String("shardId-000000000002"),
+	})
 	s.note("merge strangers", "", err)
-	_, err = s.c.MergeShards(ctx, &kinesis.MergeShardsInput{StreamName: name, ShardToMerge: aws.String("shardId-000000000004"), AdjacentShardToMerge: aws.String("shardId-000000000001")})
+	_, err = s.c.MergeShards(ctx, &kinesis.MergeShardsInput{
+		StreamName: name, ShardToMerge: aws.String("shardId-000000000004"), AdjacentShardToMerge: aws.String("shardId-000000000001"),
+	})
 	s.note("merge", "", err)
 	s.active()
 	s.shards("shards after a merge")
 	s.batch("put after a merge", 100)
-	s.read("the merged shard", kinesis.GetShardIteratorInput{ShardId: aws.String("shardId-000000000005"), ShardIteratorType: types.ShardIteratorTypeTrimHorizon})
-	s.read("a parent of it", kinesis.GetShardIteratorInput{ShardId: aws.String("shardId-000000000004"), ShardIteratorType: types.ShardIteratorTypeTrimHorizon})
+	s.read("the merged shard", kinesis.GetShardIteratorInput{
+		ShardId: aws.String("shardId-000000000005"), ShardIteratorType: types.ShardIteratorTypeTrimHorizon,
+	})
+	s.read("a parent of it", kinesis.GetShardIteratorInput{
+		ShardId: aws.String("shardId-000000000004"), ShardIteratorType: types.ShardIteratorTypeTrimHorizon,
+	})
 }
 
 func (s *script) refusals() {
@@ -326,18 +366,24 @@ func (s *script) refusals() {
 	}
 	_, err = s.c.ListShards(ctx, &kinesis.ListShardsInput{StreamName: name, NextToken: out.NextToken})
 	s.note("a token with a name", "", err)
-	after, err := s.c.ListShards(ctx, &kinesis.ListShardsInput{StreamName: name, ExclusiveStartShardId: aws.String("shardId-000000000003"), MaxResults: aws.Int32(1)})
+	after, err := s.c.ListShards(ctx, &kinesis.ListShardsInput{
+		StreamName: name, ExclusiveStartShardId: aws.String("shardId-000000000003"), MaxResults: aws.Int32(1),
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.note("shards after one", *after.Shards[0].ShardId, nil)
 	// From here on a stand-in may do what it should refuse.
 	s.batch("put too many", 501)
-	_, err = s.c.UpdateShardCount(ctx, &kinesis.UpdateShardCountInput{StreamName: name, TargetShardCount: aws.Int32(4), ScalingType: types.ScalingTypeUniformScaling})
+	_, err = s.c.UpdateShardCount(ctx, &kinesis.UpdateShardCountInput{
+		StreamName: name, TargetShardCount: aws.Int32(4), ScalingType: types.ScalingTypeUniformScaling,
+	})
 	s.note("scale", "", err)
 	s.active()
 	s.ranges("hash keys after scaling")
-	_, err = s.c.SplitShard(ctx, &kinesis.SplitShardInput{StreamName: name, ShardToSplit: aws.String("shardId-000000000000"), NewStartingHashKey: aws.String("500")})
+	_, err = s.c.SplitShard(ctx, &kinesis.SplitShardInput{
+		StreamName: name, ShardToSplit: aws.String("shardId-000000000000"), NewStartingHashKey: aws.String("500"),
+	})
 	s.note("split a closed shard", "", err)
 	s.active()
 	it := iterate(s.t, s.c, *name, "shardId-000000000005", types.ShardIteratorTypeTrimHorizon, "")
