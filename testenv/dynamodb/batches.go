@@ -28,7 +28,7 @@ type keysAndAttributes struct {
 }
 
 type batchGetItemInput struct {
-	RequestItems map[string]json.RawMessage // raw: what was not processed goes back as it came
+	RequestItems map[string]keysAndAttributes
 }
 
 func (in *batchGetItemInput) subject() (string, item) { return firstKey(in.RequestItems), nil }
@@ -45,8 +45,7 @@ func firstKey[V any](m map[string]V) string {
 type gets struct {
 	table *table
 	name  string // as the caller wrote it
-	keys  []item
-	raw   json.RawMessage
+	of    keysAndAttributes
 	paths []path
 }
 
@@ -54,17 +53,12 @@ func (s *Server) gets(in *batchGetItemInput) ([]gets, error) {
 	var out []gets
 	n := 0
 	for _, name := range slices.Sorted(maps.Keys(in.RequestItems)) {
-		var of keysAndAttributes
-		if err := json.Unmarshal(in.RequestItems[name], &of); err != nil {
-			return nil, err
-		}
-		g, err := s.getsOf(name, &of)
+		g, err := s.getsOf(name, in.RequestItems[name])
 		if err != nil {
 			return nil, err
 		}
-		g.raw = in.RequestItems[name]
 		out = append(out, g)
-		n += len(g.keys)
+		n += len(g.of.Keys)
 	}
 	switch {
 	case n == 0:
@@ -75,7 +69,7 @@ func (s *Server) gets(in *batchGetItemInput) ([]gets, error) {
 	return out, nil
 }
 
-func (s *Server) getsOf(name string, of *keysAndAttributes) (g gets, err error) {
+func (s *Server) getsOf(name string, of keysAndAttributes) (g gets, err error) {
 	if err := of.older.check(); err != nil {
 		return g, err
 	}
@@ -87,7 +81,7 @@ func (s *Server) getsOf(name string, of *keysAndAttributes) (g gets, err error) 
 		return g, invalid("1 validation error detected: Value '[]' at 'requestItems.%s.member.keys' failed to satisfy constraint: "+
 			"Member must have length greater than or equal to 1", name)
 	}
-	g = gets{name: name, keys: of.Keys}
+	g = gets{name: name, of: of}
 	if g.paths, err = scope.paths(of.ProjectionExpression); err != nil {
 		return g, err
 	}
@@ -97,7 +91,7 @@ func (s *Server) getsOf(name string, of *keysAndAttributes) (g gets, err error) 
 	if g.table, err = s.usable((&tableInput{name}).name()); err != nil {
 		return g, err
 	}
-	return g, distinct(g.table, g.keys)
+	return g, distinct(g.table, of.Keys)
 }
 
 // distinct checks keys, and that none is there twice.
@@ -123,12 +117,12 @@ func (s *Server) batchGetItem(in *batchGetItemInput, f Fault) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	responses, left := map[string][]item{}, map[string]any{}
+	responses, left := map[string][]item{}, map[string]keysAndAttributes{}
 	n, size := 0, 0
 	for _, g := range tables {
 		responses[g.name] = []item{}
 		var undone []item
-		for _, k := range g.keys {
+		for _, k := range g.of.Keys {
 			it := g.table.get(g.table.keyOf(k))
 			failed := f.Fail != nil && f.Fail(n) != ""
 			n++
@@ -142,12 +136,8 @@ func (s *Server) batchGetItem(in *batchGetItemInput, f Fault) (any, error) {
 			}
 		}
 		if undone != nil {
-			again := map[string]any{}
-			if err := json.Unmarshal(g.raw, &again); err != nil {
-				return nil, err
-			}
-			again["Keys"] = undone
-			left[g.name] = again
+			g.of.Keys = undone
+			left[g.name] = g.of
 		}
 	}
 	return map[string]any{"Responses": responses, "UnprocessedKeys": left}, nil
@@ -281,7 +271,7 @@ const tokenLife = 10 * time.Minute
 func (s *Server) repeated(in *transactWriteItemsInput, request string) (bool, error) {
 	old, ok := s.tokens[in.ClientRequestToken]
 	switch {
-	case in.ClientRequestToken == "" || !ok || s.now().Sub(old.at) > tokenLife:
+	case !ok || s.Now().Sub(old.at) > tokenLife:
 		return false, nil
 	case old.request != request:
 		return false, awsjson.Errorf("IdempotentParameterMismatchException", "Request parameters do not match those of the first call with the token")
@@ -314,7 +304,8 @@ func (s *Server) transactWriteItems(in *transactWriteItemsInput) (any, error) {
 		w.store(after[i])
 	}
 	if in.ClientRequestToken != "" {
-		s.tokens[in.ClientRequestToken] = token{string(request), s.now()}
+		maps.DeleteFunc(s.tokens, func(_ string, old token) bool { return s.Now().Sub(old.at) > tokenLife })
+		s.tokens[in.ClientRequestToken] = token{string(request), s.Now()}
 	}
 	return map[string]any{}, nil
 }

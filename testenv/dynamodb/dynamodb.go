@@ -26,15 +26,15 @@ type Options struct {
 
 // Server is a running server. Its methods are safe for concurrent use.
 type Server struct {
-	o    Options
-	web  *awsjson.Server
-	hook awsjson.Hook[Call]
+	o     Options
+	web   *awsjson.Server
+	hook  awsjson.Hook[Call]
+	clock awsjson.Clock
 
 	mu     sync.Mutex
 	tables map[string]*table
 	tokens map[string]token // of transactions
-	offset time.Duration
-	made   int // tables ever
+	made   int              // tables ever
 }
 
 // Call is one call that came over the wire, as Intercept sees it.
@@ -105,20 +105,10 @@ func (s *Server) fault(r awsjson.Request) Fault {
 }
 
 // Now is the server's clock.
-func (s *Server) Now() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.now()
-}
-
-func (s *Server) now() time.Time { return time.Now().Add(s.offset) }
+func (s *Server) Now() time.Time { return s.clock.Now() }
 
 // SetClock sets how far the server's clock is ahead of the machine's. The Date header, Sweep and Options.Settle go by it.
-func (s *Server) SetClock(ahead time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.offset = ahead
-}
+func (s *Server) SetClock(ahead time.Duration) { s.clock.Set(ahead) }
 
 // Sweep deletes the items whose time to live is over, and says how many. Amazon does it some day; this server only here.
 func (s *Server) Sweep() int {
@@ -126,23 +116,15 @@ func (s *Server) Sweep() int {
 	defer s.mu.Unlock()
 	n := 0
 	for _, t := range s.tables {
-		n += t.sweep(s.now())
+		n += t.sweep(s.Now())
 	}
 	return n
-}
-
-// until is when a change has settled: at once, whatever becomes of the clock, or after a while.
-func until(now time.Time, settle time.Duration) time.Time {
-	if settle == 0 {
-		return time.Time{}
-	}
-	return now.Add(settle)
 }
 
 // find is the table of a name that is there; the server is locked.
 func (s *Server) find(name string) (*table, error) {
 	t := s.tables[name]
-	if t == nil || t.gone(s.now()) {
+	if t == nil || t.gone(s.Now()) {
 		delete(s.tables, name)
 		return nil, notFound(name)
 	}
@@ -152,7 +134,7 @@ func (s *Server) find(name string) (*table, error) {
 // usable is find for reads and writes.
 func (s *Server) usable(name string) (*table, error) {
 	t, err := s.find(name)
-	if err != nil || t.state(s.now()) != "ACTIVE" {
+	if err != nil || t.state(s.Now()) != "ACTIVE" {
 		return nil, awsjson.Errorf("ResourceNotFoundException", "Requested resource not found")
 	}
 	return t, nil

@@ -533,9 +533,11 @@ func (s *script) batches() {
 		step string
 		rs   []types.WriteRequest
 	}{
-		{"write many", many[:25]}, {"write too many", many},
+		{"write many", many[:25]},
+		{"write too many", many},
 		{"write and delete", []types.WriteRequest{put("w1"), remove("m0"), remove("nobody")}},
-		{"write twice", []types.WriteRequest{put("w1"), remove("w1")}}, {"write none", nil},
+		{"write twice", []types.WriteRequest{put("w1"), remove("w1")}},
+		{"write none", nil},
 	} {
 		out, err := s.c.BatchWriteItem(ctx, &dynamodb.BatchWriteItemInput{RequestItems: map[string][]types.WriteRequest{"one": b.rs}})
 		if err != nil {

@@ -109,10 +109,10 @@ func (s *Server) createTable(in *createTableInput) (any, error) {
 		return nil, awsjson.Errorf("ResourceInUseException", "Table already exists: %s", in.name())
 	}
 	s.made++
-	now := s.now()
+	now := s.Now()
 	t := &table{
 		name: in.name(), id: fmt.Sprintf("00000000-0000-0000-0000-%012d", s.made), hash: hash, sort: sort, byKey: map[string]*partition{},
-		billing: cmp.Or(in.BillingMode, "PROVISIONED"), created: now, status: "CREATING", settled: until(now, s.o.Settle),
+		billing: cmp.Or(in.BillingMode, "PROVISIONED"), created: now, status: "CREATING", settled: s.clock.After(s.o.Settle),
 	}
 	if in.ProvisionedThroughput != nil {
 		t.throughput = *in.ProvisionedThroughput
@@ -141,7 +141,7 @@ type billing struct{ BillingMode string }
 func (s *Server) describe(t *table) tableDescription {
 	d := tableDescription{
 		TableName: t.name, TableId: t.id, TableArn: fmt.Sprintf("arn:aws:dynamodb:%s:%s:table/%s", s.o.Region, account, t.name),
-		TableStatus: t.state(s.now()), CreationDateTime: awsjson.Time{Time: t.created}, ItemCount: t.rows, TableSizeBytes: t.bytes,
+		TableStatus: t.state(s.Now()), CreationDateTime: awsjson.Time{Time: t.created}, ItemCount: t.rows, TableSizeBytes: t.bytes,
 	}
 	for i, a := range t.attributes() {
 		d.AttributeDefinitions = append(d.AttributeDefinitions, definition{a.name, a.kind})
@@ -171,12 +171,12 @@ func (s *Server) deleteTable(in *tableInput) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := s.now()
+	now := s.Now()
 	if state := t.state(now); state != "ACTIVE" {
 		return nil, awsjson.Errorf("ResourceInUseException", "Attempt to change a resource which is still in use: Table is being %s: %s",
 			map[string]string{"CREATING": "created", "DELETING": "deleted"}[state], t.name)
 	}
-	t.status, t.settled = "DELETING", until(now, s.o.Settle)
+	t.status, t.settled = "DELETING", s.clock.After(s.o.Settle)
 	d := s.describe(t)
 	d.TableStatus = "DELETING"
 	return map[string]any{"TableDescription": d}, nil

@@ -25,7 +25,7 @@ type Options struct {
 	ShardPage  int           // most shards of one answer of ListShards and DescribeStream; default 100, Amazon's is 1,000
 	Settle     time.Duration // how long a stream is CREATING, UPDATING or DELETING, by the server's clock; default 0
 	MaxRecord  int           // most bytes of a record, with its key; default 1 MiB
-	MaxRequest int           // most bytes of the records of one PutRecords, with their keys; default 5 MiB
+	MaxRequest int           // most bytes of the records of one PutRecords, with their keys; default 5 MiB; Amazon lately allows 10
 	ShardBytes int           // a shard forgets its oldest records beyond so many bytes; default 0: by time only, as Amazon
 	Limits     bool          // refuse what is beyond Amazon's rates per shard; default: all rates are allowed
 }
@@ -33,15 +33,15 @@ type Options struct {
 // Server is a running server. Its methods are safe for concurrent use. Those that take a stream or shard panic when there is
 // none of the name: a mistake in the test.
 type Server struct {
-	o    Options
-	web  *awsjson.Server
-	hook awsjson.Hook[Call]
+	o     Options
+	web   *awsjson.Server
+	hook  awsjson.Hook[Call]
+	clock awsjson.Clock
 
 	mu      sync.Mutex // locked before a stream's, never after
 	streams map[string]*stream
 	made    int       // streams ever
 	created time.Time // when the last one was
-	offset  time.Duration
 
 	round atomic.Int64 // calls of Expire
 }
@@ -110,21 +110,11 @@ func (s *Server) fault(r awsjson.Request) Fault {
 }
 
 // Now is the server's clock.
-func (s *Server) Now() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.now()
-}
-
-func (s *Server) now() time.Time { return time.Now().Add(s.offset) }
+func (s *Server) Now() time.Time { return s.clock.Now() }
 
 // SetClock sets how far the server's clock is ahead of the machine's. Arrival times, the age of iterators, retention and the
 // Date header go by it.
-func (s *Server) SetClock(ahead time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.offset = ahead
-}
+func (s *Server) SetClock(ahead time.Duration) { s.clock.Set(ahead) }
 
 // Expire makes all iterators expire that were handed out until now.
 func (s *Server) Expire() { s.round.Add(1) }
@@ -250,14 +240,14 @@ func must(err error) {
 func (s *Server) create(name string, shards int, mode string, settle time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.now()
+	now := s.Now()
 	if old := s.streams[name]; old != nil && !old.gone(now) {
 		return awsjson.Errorf("ResourceInUseException", "Stream %s under account %s already exists.", name, account)
 	}
 	s.made++
 	s.created = later(s.created, now)
 	st := &stream{
-		name: name, number: s.made, created: s.created, mode: mode, status: "CREATING", settled: until(now, settle), retention: 24 * time.Hour,
+		name: name, number: s.made, created: s.created, mode: mode, status: "CREATING", settled: s.clock.After(settle), retention: 24 * time.Hour,
 		arn: fmt.Sprintf("arn:aws:kinesis:%s:%s:stream/%s", s.o.Region, account, name),
 	}
 	for i := range shards {
@@ -266,14 +256,6 @@ func (s *Server) create(name string, shards int, mode string, settle time.Durati
 	}
 	s.streams[name] = st
 	return nil
-}
-
-// until is when a change has settled: at once, whatever becomes of the clock, or after a while.
-func until(now time.Time, settle time.Duration) time.Time {
-	if settle == 0 {
-		return time.Time{}
-	}
-	return now.Add(settle)
 }
 
 // later is now in whole milliseconds, but after last: no two streams have the same sequence numbers.
@@ -288,7 +270,7 @@ func later(last, now time.Time) time.Time {
 // find returns a stream, aged to the present.
 func (s *Server) find(name string) (*stream, time.Time, error) {
 	s.mu.Lock()
-	st, now := s.streams[name], s.now()
+	st, now := s.streams[name], s.Now()
 	s.mu.Unlock()
 	if st == nil {
 		return nil, now, notFound(name)

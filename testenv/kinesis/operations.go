@@ -69,7 +69,7 @@ func (s *Server) change(in *streamInput, locked func(*stream, time.Time) (any, e
 	}
 	out, err := locked(st, now)
 	if err == nil {
-		st.status, st.settled = "UPDATING", until(now, s.o.Settle)
+		st.status, st.settled = "UPDATING", s.clock.After(s.o.Settle)
 	}
 	return out, err
 }

@@ -42,14 +42,14 @@ func (s *Server) createStream(in *createStreamInput) (any, error) {
 const nameLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
 
 func (s *Server) deleteStream(in *streamInput) (any, error) {
-	st, now, err := s.stream(in)
+	st, _, err := s.stream(in)
 	if err != nil {
 		return nil, err
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.status != "DELETING" {
-		st.status, st.settled = "DELETING", until(now, s.o.Settle)
+		st.status, st.settled = "DELETING", s.clock.After(s.o.Settle)
 	}
 	return nil, nil
 }
