@@ -52,7 +52,8 @@ type Hook[C any] struct {
 type subject struct{ operation, name, part string }
 
 // Intercept sets the function that decides on every call from now on; nil: none fails. It is called for one call at a time,
-// before the call is done. It may use the server's own methods, but not Intercept and Seen.
+// before the call is done. It may use the server's own methods, but not Intercept and Seen. What it writes may be read after
+// Seen or Intercept returned.
 func (h *Hook[C]) Intercept(decide func(C) Fault) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -84,7 +84,8 @@ func env(url, region string) map[string]string {
 }
 
 // Intercept sets the function that decides what becomes of every call from now on; nil: none fails. It is called for one call
-// at a time, before the call is done. It may use all methods of the server but Intercept and Seen.
+// at a time, before the call is done. It may use all methods of the server but Intercept and Seen. What it
+// writes may be read after one of those returned.
 func (s *Server) Intercept(decide func(Call) Fault) { s.hook.Intercept(decide) }
 
 // Seen says how many calls of an operation came over the wire, those that failed included.

@@ -23,6 +23,7 @@
 //	kinesis.go: Trim counts from what is left  ->  TestATrimmedNumberGivesTheTrimHorizon
 //	limits.go: reads have no limit of bytes  ->  TestRatesAreThoseOfAmazon, TestWhatIsTooFastIsRefused
 //	limits.go: writes have no limit of records  ->  TestRatesAreThoseOfAmazon
+//	awsjson/clock.go: a change that takes no time is undone when the clock goes back  ->  TestWhatIsTooFastIsRefused
 //	aggregate.go: the MD5 is that of a part  ->  TestAnAggregateIsOneOfTheProducerLibrary
 package kinesis
 
@@ -827,11 +828,11 @@ func TestFaultsAreAimedAtAWorkerAndAShard(t *testing.T) {
 	if want := []string{"", "", "ProvisionedThroughputExceededException", ""}; !slices.Equal(got, want) {
 		t.Errorf("answered %q; want %q", got, want)
 	}
-	if want := (Call{"GetRecords", "clicks", *one, "worker-b", 2}); seen[len(seen)-1] != want {
-		t.Errorf("the last call was %+v; want %+v", seen[len(seen)-1], want)
-	}
 	if n := s.Seen("GetRecords"); n != 4 {
 		t.Errorf("%d calls of GetRecords are counted", n)
+	}
+	if want := (Call{"GetRecords", "clicks", *one, "worker-b", 2}); seen[len(seen)-1] != want {
+		t.Errorf("the last call was %+v; want %+v", seen[len(seen)-1], want)
 	}
 }
 
