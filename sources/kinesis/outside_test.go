@@ -23,6 +23,7 @@ import (
 
 	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/sources/sourcetest"
+	"github.com/millrace-io/millrace/testenv/awsjson"
 )
 
 var errSevered = errors.New("network is unreachable")
@@ -143,7 +144,7 @@ type log struct {
 
 func newLog(t *testing.T, s service, period time.Duration, shards int) *log {
 	t.Helper()
-	transport := &http.Transport{}
+	transport := &awsjson.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	cfg := must(config.LoadDefaultConfig(t.Context(), s.options(&http.Client{Transport: transport})...))
 	l := &log{service: s, name: strings.Map(nameRune, t.Name()), period: period, tables: dynamodb.NewFromConfig(cfg)}

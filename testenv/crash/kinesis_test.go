@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/big"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kinesis"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
 
+	"github.com/millrace-io/millrace/testenv/awsjson"
 	"github.com/millrace-io/millrace/testenv/clicks"
 	"github.com/millrace-io/millrace/testenv/dynamodb"
 	standin "github.com/millrace-io/millrace/testenv/kinesis"
@@ -44,7 +46,7 @@ admin: "${ADMIN}"
 func TestRealCrashKinesis(t *testing.T) {
 	dir := t.TempDir()
 	random := seed(t)
-	s := &stream{T: t, url: standIn(t, standin.Kinesalite), input: filepath.Join(dir, "input.jsonl")}
+	s := &stream{T: t, transport: &awsjson.Transport{}, url: standIn(t, standin.Kinesalite), input: filepath.Join(dir, "input.jsonl")}
 	env := []string{
 		"AWS_ENDPOINT_URL_KINESIS=" + s.url, "AWS_ENDPOINT_URL_DYNAMODB=" + standIn(t, dynamodb.Dynalite),
 		"AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=local", "AWS_SECRET_ACCESS_KEY=localsecret",
@@ -104,12 +106,13 @@ func standIn(t *testing.T, start func() (*npm.Server, error)) string {
 type stream struct {
 	*testing.T
 	url, input string
+	transport  *awsjson.Transport
 }
 
 func (s *stream) client() *kinesis.Client {
 	return kinesis.New(kinesis.Options{
 		BaseEndpoint: &s.url, Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("local", "localsecret", ""),
-		Retryer: aws.NopRetryer{}, // nothing is put twice
+		Retryer: aws.NopRetryer{}, HTTPClient: &http.Client{Transport: s.transport}, // nothing is put twice
 	})
 }
 
