@@ -27,6 +27,7 @@ const (
 func readOptions(f Fetch) []kgo.Opt {
 	return []kgo.Opt{
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords(), // not delivered, but they say how far the log is known
 		kgo.FetchMaxBytes(int32(f.MaxBytes)),
 		kgo.FetchMaxPartitionBytes(int32(f.PartitionBytes)),
 		kgo.FetchMaxWait(fetchWait),
@@ -69,15 +70,18 @@ type queue struct {
 	closed  bool
 	dropped bool  // the client does not read it; next is where to go on
 	next    int64 // offset after the last queued record
+	leader  int32 // leader epoch of that record, with which the client notices that the log was cut; -1: unknown
 	seen    func(end int64)
 	ready   chan struct{} // holds a value when batches or dropped changed
 }
 
-// batch is one Deliver, or an error that ended the reading.
+// batch is one Deliver, or control records, or an error that ended the reading.
 type batch struct {
 	records []stream.Record
 	bytes   int64
+	first   int64 // offset of the first record
 	next    int64 // offset after the last record
+	leader  int32 // leader epoch of all records; -1: unknown
 	err     error
 }
 
@@ -85,9 +89,9 @@ func newReader(client *kgo.Client, limit int64) *reader {
 	return &reader{client: client, limit: limit, queues: map[partition]*queue{}, moved: make(chan struct{})}
 }
 
-// open begins to read p at offset next. seen hears of the partition's end.
-func (r *reader) open(p partition, next int64, seen func(end int64)) *queue {
-	q := &queue{partition: p, next: next, seen: seen, ready: make(chan struct{}, 1)}
+// open begins to read p at offset next; the record before it has the leader epoch. seen hears of the partition's end.
+func (r *reader) open(p partition, next int64, leader int32, seen func(end int64)) *queue {
+	q := &queue{partition: p, next: next, leader: leader, seen: seen, ready: make(chan struct{}, 1)}
 	r.do(func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -119,7 +123,7 @@ func (r *reader) close(q *queue) {
 func (r *reader) seek(q *queue, next int64) {
 	r.mu.Lock()
 	r.empty(q)
-	q.next = next
+	q.next, q.leader = next, -1
 	r.mu.Unlock()
 	r.do(func() {
 		r.mu.Lock()
@@ -127,7 +131,7 @@ func (r *reader) seek(q *queue, next int64) {
 		if !q.closed {
 			r.client.RemoveConsumePartitions(map[string][]int32{q.topic: {q.id}})
 			r.empty(q)
-			q.next = next
+			q.next, q.leader = next, -1
 			r.resume(q)
 		}
 	})
@@ -136,7 +140,7 @@ func (r *reader) seek(q *queue, next int64) {
 // resume makes the client read q from q.next. The loop calls it, with mu held.
 func (r *reader) resume(q *queue) {
 	q.dropped = false
-	r.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{q.topic: {q.id: kgo.NewOffset().At(q.next)}})
+	r.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{q.topic: {q.id: kgo.NewOffset().At(q.next).WithEpoch(q.leader)}})
 }
 
 // empty forgets what is queued. mu is held.
@@ -260,7 +264,7 @@ func (r *reader) drop() {
 		return
 	}
 	first := longest.batches[0]
-	longest.next = int64(first.records[0].Pos.Offset())
+	longest.next, longest.leader = first.first, -1
 	r.empty(longest)
 	longest.dropped = true
 	r.client.RemoveConsumePartitions(map[string][]int32{longest.topic: {longest.id}})
@@ -287,7 +291,7 @@ func (r *reader) enqueue(f kgo.FetchTopicPartition) {
 		q.batches = append(q.batches, b)
 		q.bytes += b.bytes
 		r.queued += b.bytes
-		q.next = b.next
+		q.next, q.leader = b.next, b.leader
 	}
 	if f.Err != nil {
 		q.batches = append(q.batches, batch{err: f.Err, next: q.next})
@@ -297,29 +301,43 @@ func (r *reader) enqueue(f kgo.FetchTopicPartition) {
 	q.tell()
 }
 
-// convert makes records of the client's, which go back to their pool. Keys, values and headers are shared.
+// convert makes records of the client's, which go back to their pool. Keys, values and headers are shared. A batch has one
+// leader epoch and, in place of records, none if they are control records.
 func convert(in []*kgo.Record) []batch {
 	var out []batch
 	for len(in) > 0 {
-		n, bytes := 0, int64(0)
-		for n < len(in) && n < deliverRecords && (n == 0 || bytes < deliverBytes) {
+		n, bytes, head := 0, int64(0), in[0]
+		for n < len(in) && n < deliverRecords && (n == 0 || bytes < deliverBytes) && alike(head, in[n]) {
 			bytes += int64(len(in[n].Key)+len(in[n].Value)) + recordOverhead
 			n++
 		}
-		b := batch{records: make([]stream.Record, n), bytes: bytes, next: in[n-1].Offset + 1}
-		for i, k := range in[:n] {
-			r := &b.records[i]
-			r.Key, r.Value, r.Time, r.Pos = k.Key, k.Value, k.Timestamp, stream.OffsetPosition(uint64(k.Offset))
-			if len(k.Headers) > 0 {
-				r.Headers = make([]stream.Header, len(k.Headers))
-				for j, h := range k.Headers {
-					r.Headers[j] = stream.Header{Key: h.Key, Value: h.Value}
-				}
+		b := batch{bytes: bytes, first: head.Offset, next: in[n-1].Offset + 1, leader: head.LeaderEpoch}
+		if !head.Attrs.IsControl() {
+			b.records = make([]stream.Record, n)
+			for i, k := range in[:n] {
+				fill(&b.records[i], k)
 			}
+		}
+		for _, k := range in[:n] {
 			k.Recycle()
 		}
 		out = append(out, b)
 		in = in[n:]
 	}
 	return out
+}
+
+// alike says that two records may be in one batch.
+func alike(a, b *kgo.Record) bool {
+	return a.LeaderEpoch == b.LeaderEpoch && a.Attrs.IsControl() == b.Attrs.IsControl()
+}
+
+func fill(r *stream.Record, k *kgo.Record) {
+	r.Key, r.Value, r.Time, r.Pos = k.Key, k.Value, k.Timestamp, stream.OffsetPosition(uint64(k.Offset))
+	if len(k.Headers) > 0 {
+		r.Headers = make([]stream.Header, len(k.Headers))
+		for j, h := range k.Headers {
+			r.Headers[j] = stream.Header{Key: h.Key, Value: h.Value}
+		}
+	}
 }

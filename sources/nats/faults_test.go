@@ -18,6 +18,7 @@ import (
 
 	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/sources/sourcetest"
+	"github.com/millrace-io/millrace/sources/trust"
 	"github.com/millrace-io/millrace/stream"
 	server "github.com/millrace-io/millrace/testenv/nats"
 )
@@ -616,8 +617,8 @@ func TestWhatCannotWorkEndsWithAWordOnWhatToDo(t *testing.T) {
 		"foreign bucket":   {func(c *Config) { c.Bucket = "foreign" }, []string{l.Partition(0), "not one of ours"}},
 		"wrong password":   {func(c *Config) { c.URL = s.URL(); c.User, c.Password = "clicks", "wrong" }, []string{"refuses the credentials"}},
 		"no credentials":   {func(c *Config) { c.URL = s.URL(); c.Credentials = filepath.Join(t.TempDir(), "none") }, []string{"credentials", "no such file"}},
-		"no CA":            {func(c *Config) { c.TLS = &TLS{CA: filepath.Join(t.TempDir(), "none")} }, []string{"tls.ca"}},
-		"CA without a key": {func(c *Config) { c.TLS = &TLS{CA: emptyFile(t)} }, []string{"no PEM certificate"}},
+		"no CA":            {func(c *Config) { c.TLS = &trust.TLS{CA: filepath.Join(t.TempDir(), "none")} }, []string{"tls.ca"}},
+		"CA without a key": {func(c *Config) { c.TLS = &trust.TLS{CA: emptyFile(t)} }, []string{"no PEM certificate"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fatal(t, playing(t, l.source(t, newOutside(), c.change), nil).result(), c.words...)
