@@ -553,32 +553,6 @@ func TestStartIsDecidedAtFirstSight(t *testing.T) {
 	}
 }
 
-func TestPartitionThatWasAddedIsReadFromItsBeginning(t *testing.T) {
-	t.Parallel()
-	b := start(t, broker.Options{})
-	l := newTopic(t, b.Addr, session, 1)
-	l.add(t, "old")
-	config := func(c *Config) { c.Start = latest }
-	j := work(t, l.source(t, newOutside(), config), nil)
-	a := j.next()
-	l.add(t, "new")
-	a.waitFor(t, 1)
-	j.stop()
-	if _, err := l.admin.CreatePartitions(t.Context(), 2, l.name); err != nil {
-		t.Fatal(err)
-	}
-	l.client.ForceMetadataRefresh()
-	wait(t, "the producer knows the partition", func() bool {
-		return l.client.ProduceSync(t.Context(), &kgo.Record{Topic: l.name, Partition: 2, Value: []byte("added")}).FirstErr() == nil
-	})
-	j = work(t, l.source(t, newOutside(), config), nil)
-	for range 3 {
-		if c := j.next(); c.Partition() == l.Partition(2) {
-			c.waitFor(t, 1)
-		}
-	}
-}
-
 func TestStaticMemberKeepsItsPartitionsOverARestart(t *testing.T) {
 	t.Parallel()
 	b := start(t, broker.Options{})
@@ -601,44 +575,6 @@ func TestStaticMemberKeepsItsPartitionsOverARestart(t *testing.T) {
 			generation = g
 		}
 		j.stop()
-	}
-}
-
-func TestReadsOnlyWhatIsCommittedByTransactions(t *testing.T) {
-	t.Parallel()
-	b := start(t, broker.Options{})
-	l := newTopic(t, b.Addr, session, 1)
-	producer, err := kgo.NewClient(kgo.SeedBrokers(b.Addr), kgo.TransactionalID("p"), kgo.DefaultProduceTopic(l.name), kgo.DisableClientMetrics())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer producer.Close()
-	for _, end := range []kgo.TransactionEndTry{kgo.TryAbort, kgo.TryCommit} {
-		if err := producer.BeginTransaction(); err != nil {
-			t.Fatal(err)
-		}
-		if err := producer.ProduceSync(t.Context(), kgo.StringRecord(fmt.Sprint("committed: ", end))).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
-		if err := producer.EndTransaction(t.Context(), end); err != nil {
-			t.Fatal(err)
-		}
-	}
-	l.add(t, "plain")
-	j := work(t, l.source(t, newOutside(), same), nil)
-	a := j.next()
-	a.waitFor(t, 2)
-	if got := fmt.Sprint(a.got()); got != "[committed: true plain]" {
-		t.Errorf("delivered %v", got)
-	}
-	if err := j.stop(); err != nil {
-		t.Error(err)
-	}
-	l.add(t, "more") // resume behind a control record
-	again := work(t, l.source(t, newOutside(), same), nil).next()
-	again.waitFor(t, 1)
-	if got := fmt.Sprint(again.got()); got != "[more]" {
-		t.Errorf("after the resume: %v", got)
 	}
 }
 

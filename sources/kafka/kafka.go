@@ -50,6 +50,9 @@ const (
 	// connectTimeout bounds the first contact; a cluster that fails later is waited for.
 	connectTimeout = 15 * time.Second
 
+	// createdGrace is how long a topic may be unknown after it was created.
+	createdGrace = 2 * time.Second
+
 	// failedDrain bounds a drain once the run has failed: the engine may be told to give up.
 	failedDrain = 30 * time.Second
 
@@ -150,18 +153,32 @@ func (s *Source) connect(ctx context.Context) (*connection, error) {
 		return nil, stream.Fatal(err)
 	}
 	c := &connection{Client: client, admin: kadm.NewClient(client), dial: dial}
-	limited, cancel := context.WithTimeout(ctx, s.contact)
-	defer cancel()
-	if c.topics, err = s.topics.list(limited, c.admin); err == nil {
-		err = s.missing(c.topics)
-	} else if ctx.Err() == nil {
-		err = s.refusal(err, last.get())
-	}
-	if err != nil {
+	if c.topics, err = s.find(ctx, c.admin); err != nil {
 		c.Close()
-		return nil, err
+		return nil, s.refusal(err, last.get())
 	}
 	return c, nil
+}
+
+// find lists the topics. One that was created just now may be unknown to a broker for a moment.
+func (s *Source) find(ctx context.Context, admin *kadm.Client) (kadm.TopicDetails, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.contact)
+	defer cancel()
+	for began := time.Now(); ; {
+		topics, err := s.topics.list(ctx, admin)
+		if err != nil {
+			return nil, err
+		}
+		err = s.missing(topics)
+		if err == nil || time.Since(began) > createdGrace {
+			return topics, err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 func (s *Source) missing(topics kadm.TopicDetails) error {
@@ -171,7 +188,7 @@ func (s *Source) missing(topics kadm.TopicDetails) error {
 		case errors.Is(err, kerr.UnknownTopicOrPartition) || !topics.Has(name):
 			return stream.Fatal(fmt.Errorf("topic %q does not exist; create it or fix topics", name))
 		case err != nil:
-			return s.refusal(fmt.Errorf("topic %q: %w", name, err), nil)
+			return fmt.Errorf("topic %q: %w", name, err)
 		}
 	}
 	if len(topics) == 0 {
@@ -182,6 +199,10 @@ func (s *Source) missing(topics kadm.TopicDetails) error {
 
 // refusal says what to do about an error of the first contact.
 func (s *Source) refusal(err, dialed error) error {
+	var fatal *stream.FatalError
+	if errors.As(err, &fatal) {
+		return err
+	}
 	if f := denied(err); f != nil {
 		return f
 	}

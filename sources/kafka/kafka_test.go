@@ -48,6 +48,9 @@ const (
 
 	// rebalance is shorter than session because of what kfake does otherwise than Kafka: see testenv/broker.
 	rebalance = 2 * time.Second
+
+	// refresh lets tests find new topics and partitions soon.
+	refresh = 200 * time.Millisecond
 )
 
 func start(t *testing.T, o broker.Options) *broker.Broker {
@@ -61,5 +64,8 @@ func start(t *testing.T, o broker.Options) *broker.Broker {
 }
 
 func TestSourceKeepsTheContract(t *testing.T) {
-	sourcetest.Run(t, backend(start(t, broker.Options{}).Addr, session))
+	b := start(t, broker.Options{})
+	for _, protocol := range []string{classic, consumer} {
+		t.Run(protocol, func(t *testing.T) { sourcetest.Run(t, backend(b.Addr, protocol, session)) })
+	}
 }
