@@ -64,7 +64,8 @@ func (t *tenure) live() {
 	delivered := make(chan struct{})
 	delivering.Go(func() {
 		defer close(delivered)
-		if err := t.deliver(ctx, consumer); err != nil && ctx.Err() == nil {
+		err := t.deliver(ctx, consumer)
+		if err != nil && ctx.Err() == nil && !errors.Is(err, stream.ErrLost) { // the lease tells of its loss by itself
 			t.run.fail(fmt.Errorf("partition %s: %w", t.Partition(), err))
 		}
 	})
