@@ -198,7 +198,7 @@ type topic struct {
 func newTopic(t *testing.T, addr string, session time.Duration, partitions int) *topic {
 	t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(2<<20),
-		kgo.ProducerLinger(0), kgo.MetadataMinAge(50*time.Millisecond), kgo.DisableClientMetrics())
+		kgo.ProducerLinger(0), kgo.MetadataMinAge(50*time.Millisecond), kgo.UnknownTopicRetries(200), kgo.DisableClientMetrics())
 	if err != nil {
 		t.Fatal(err)
 	}
