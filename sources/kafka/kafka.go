@@ -451,11 +451,15 @@ func (r *run) agreed(ctx context.Context) error {
 	}
 	switch {
 	case errors.Is(err, kerr.GroupIDNotFound), errors.Is(err, kerr.UnsupportedVersion):
-		return stream.Fatal(fmt.Errorf("the brokers run group %s by the classic protocol; protocol consumer needs Kafka 4.0 or later with consumer among group.coordinator.rebalance.protocols, and no other members: set protocol to classic, or stop them: %w", r.cfg.Group, err))
+		return r.noConsumer(err)
 	case err != nil:
 		return fmt.Errorf("describe group %s: %w", r.cfg.Group, cmp.Or(denied(err), err))
 	}
 	return nil
+}
+
+func (r *run) noConsumer(err error) error {
+	return stream.Fatal(fmt.Errorf("the brokers run group %s by the classic protocol; protocol consumer needs Kafka 4.0 or later with consumer among group.coordinator.rebalance.protocols: set protocol to classic: %w", r.cfg.Group, err))
 }
 
 // retry calls f until it succeeds, fails for good, or ctx ends.
@@ -562,6 +566,8 @@ func (r *run) watchGroup(ctx context.Context) {
 				r.fail(stream.Fatal(fmt.Errorf("another worker of group %s has the instance name %q; give each its own", r.cfg.Group, r.cfg.Instance)))
 			case errors.Is(e.Err, kerr.InconsistentGroupProtocol):
 				r.fail(stream.Fatal(fmt.Errorf("group %s has members of another kind of program; give the pipeline a group of its own: %w", r.cfg.Group, e.Err)))
+			case errors.Is(e.Err, kerr.UnsupportedVersion) && r.cfg.Protocol == consumer:
+				r.fail(r.noConsumer(e.Err))
 			case errors.As(e.Err, &session):
 				r.log.Warn("group session failed; joining again", "group", r.cfg.Group, "error", e.Err)
 			}

@@ -416,19 +416,25 @@ func TestLogThatIsCutWhileItIsReadIsAnError(t *testing.T) {
 	}
 }
 
+// The client falls back to classic when its first join is refused, and tries for ever when that is not the first answer.
 func TestBrokersWithoutProtocolConsumerEndTheRun(t *testing.T) {
 	t.Parallel()
-	b := start(t, broker.Options{})
-	b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.ConsumerGroupHeartbeat}, Err: kerr.UnsupportedVersion, Count: -1})
-	l := newTopic(t, b.Addr, session, 1)
-	l.protocol = consumer
-	fallsBack(t, l)
+	for _, first := range []*kerr.Error{kerr.UnsupportedVersion, kerr.CoordinatorNotAvailable} {
+		t.Run(first.Message, func(t *testing.T) {
+			b := start(t, broker.Options{})
+			b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.ConsumerGroupHeartbeat}, Err: first, Count: 1})
+			b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.ConsumerGroupHeartbeat}, Err: kerr.UnsupportedVersion, Count: -1})
+			l := newTopic(t, b.Addr, session, 1)
+			l.protocol = consumer
+			fallsBack(t, l)
+		})
+	}
 }
 
 func fallsBack(t *testing.T, l *topic) {
 	t.Helper()
 	l.add(t, "a")
-	j := work(t, l.source(t, newOutside(), func(c *Config) { c.Protocol = consumer }), nil)
+	j := work(t, l.source(t, newOutside(), same), nil)
 	err := j.result()
 	var fatal *stream.FatalError
 	if !errors.As(err, &fatal) || !strings.Contains(err.Error(), "set protocol to classic") {

@@ -1,0 +1,210 @@
+//go:build real
+
+package crash
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace-io/millrace/testenv/clicks"
+	"github.com/millrace-io/millrace/testenv/kafka"
+)
+
+// events is how often a process of TestRealCrashKafka leaves the group, of all three together; each is followed by a new one.
+const events = 30
+
+const kafkaPipeline = `name: crash
+source:
+  kafka: { brokers: ["%s"], topics: [clicks], %s, rebalance_timeout: 5s }
+decode: { format: json }
+sinks:
+  lake:
+    parquet: { url: "%[3]s/lake", partition_by: [date, hour], roll: { size: 256KiB, age: 300ms, idle: 100ms } }
+dead_letters: { url: "%[3]s/dead" }
+admin: "${ADMIN}"
+`
+
+// TestRealCrashKafka has three processes of one group leave Apache Kafka, half of them killed, and others join in their place,
+// and kills the broker in the middle. Plain and transactional producers write all the time; some transactions are aborted.
+func TestRealCrashKafka(t *testing.T) {
+	bin := program(t, "cmd/millrace")
+	for protocol, keys := range map[string]string{
+		"classic":  "protocol: classic, session_timeout: 3s",
+		"consumer": "protocol: consumer",
+	} {
+		t.Run(protocol, func(t *testing.T) { crashKafka(t, bin, keys) })
+	}
+}
+
+func crashKafka(t *testing.T, bin, keys string) {
+	dir := t.TempDir()
+	random := seed(t)
+	broker := startKafka(t, filepath.Join(dir, "broker"))
+	file := filepath.Join(dir, "pipeline.yaml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, kafkaPipeline, broker.Plain, keys, dir), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	producing, done := context.WithCancel(t.Context())
+	defer done()
+	var feeding sync.WaitGroup
+	plain, transactional := filepath.Join(dir, "plain.jsonl"), filepath.Join(dir, "transactional.jsonl")
+	feeding.Go(func() { produce(t, producing, broker.Plain, plain) })
+	own := rand.New(rand.NewPCG(random.Uint64(), 0))
+	feeding.Go(func() { transact(t, producing, broker.Plain, transactional, own) })
+
+	var left atomic.Int64
+	middle := make(chan struct{})
+	var workers sync.WaitGroup
+	for range 3 {
+		own := rand.New(rand.NewPCG(random.Uint64(), 0))
+		workers.Go(func() {
+			m := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=127.0.0.1:0"}}
+			for range events / 3 {
+				m.leaveAfter(500*time.Millisecond+time.Duration(own.IntN(4000))*time.Millisecond, own.IntN(2) == 0)
+				if left.Add(1) == events/2 {
+					close(middle)
+				}
+			}
+		})
+	}
+	<-middle
+	broker.Kill()
+	if err := broker.Restart(t.Context()); err != nil {
+		t.Error(err)
+	}
+	workers.Wait()
+	done()
+	feeding.Wait()
+
+	last := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=" + freeAddress(t)}}
+	last.finish()
+	last.verify()
+	compare(t, "json", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), []string{plain, transactional})
+}
+
+func startKafka(t *testing.T, dir string) *kafka.Broker {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	b, err := kafka.Start(t.Context(), kafka.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Stop)
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.Plain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 4, 1, nil, "clicks"); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// leaveAfter runs the pipeline for d, then kills it, or stops it softly, which must succeed.
+func (m *millrace) leaveAfter(d time.Duration, kill bool) {
+	cmd, said := m.command("run", m.file)
+	if err := cmd.Start(); err != nil {
+		m.t.Error(err)
+		return
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		m.t.Errorf("run ended by itself: %v\n%s", err, said)
+		return
+	case <-time.After(d):
+	}
+	if kill {
+		_ = cmd.Process.Kill()
+		<-ended
+		return
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-ended:
+		if err != nil {
+			m.t.Errorf("soft stop: %v\n%s", err, said)
+		}
+	case <-time.After(3 * time.Minute):
+		_ = cmd.Process.Signal(syscall.SIGABRT) // with the goroutines' stacks
+		<-ended
+		m.t.Errorf("no soft stop in 3 minutes\n%s", said)
+	}
+}
+
+// transact sends events in transactions until ctx ends, aborts one in four, and writes what was committed to a file.
+func transact(t *testing.T, ctx context.Context, broker, file string, random *rand.Rand) {
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(broker), kgo.DefaultProduceTopic("clicks"), kgo.TransactionalID("crash"), kgo.TransactionTimeout(10*time.Minute),
+		kgo.RequestRetries(1000), kgo.RetryTimeout(5*time.Minute), // the broker is killed
+	)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer client.Close()
+	out, err := os.Create(file)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer out.Close()
+	lines := bufio.NewWriter(out)
+	g := clicks.New(clicks.Config{Seed: 2, Step: time.Second, Broken: 2000})
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for n := uint64(0); ctx.Err() == nil; {
+		var batch []*kgo.Record
+		for range 1 + random.IntN(40) {
+			batch = append(batch, &kgo.Record{Key: g.Key(nil, n), Value: g.Append(nil, n)})
+			n++
+		}
+		commit := random.IntN(4) > 0
+		// Without the test's context: every transaction has an end.
+		if err := transaction(context.WithoutCancel(ctx), client, batch, kgo.TransactionEndTry(commit)); err != nil {
+			t.Error(err)
+			return
+		}
+		for _, r := range batch {
+			if commit {
+				fmt.Fprintf(lines, "%s\n", r.Value)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	if err := lines.Flush(); err != nil {
+		t.Error(err)
+	}
+}
+
+func transaction(ctx context.Context, client *kgo.Client, batch []*kgo.Record, end kgo.TransactionEndTry) error {
+	if err := client.BeginTransaction(); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	if err := client.ProduceSync(ctx, batch...).FirstErr(); err != nil {
+		return fmt.Errorf("produce in a transaction: %w", err)
+	}
+	if err := client.EndTransaction(ctx, end); err != nil {
+		return fmt.Errorf("end a transaction: %w", err)
+	}
+	return nil
+}
