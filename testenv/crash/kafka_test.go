@@ -64,26 +64,39 @@ func crashKafka(t *testing.T, bin, keys string) {
 	own := rand.New(rand.NewPCG(random.Uint64(), 0))
 	feeding.Go(func() { transact(t, producing, broker.Plain, transactional, own) })
 
-	var left atomic.Int64
+	var left, outages atomic.Int64
+	var up sync.RWMutex // locked while the broker is down: no process is started then
 	middle := make(chan struct{})
 	var workers sync.WaitGroup
 	for range 3 {
 		own := rand.New(rand.NewPCG(random.Uint64(), 0))
 		workers.Go(func() {
 			m := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=127.0.0.1:0"}}
-			for range events / 3 {
-				m.leaveAfter(500*time.Millisecond+time.Duration(own.IntN(4000))*time.Millisecond, own.IntN(2) == 0)
-				if left.Add(1) == events/2 {
+			for n := 0; n < events/3; {
+				up.RLock()
+				before := outages.Load()
+				up.RUnlock()
+				err := m.leaveAfter(500*time.Millisecond+time.Duration(own.IntN(4000))*time.Millisecond, own.IntN(2) == 0)
+				if err != nil && outages.Load() > before {
+					continue // it was not connected yet
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				if n++; left.Add(1) == events/2 {
 					close(middle)
 				}
 			}
 		})
 	}
 	<-middle
+	up.Lock()
+	outages.Add(1)
 	broker.Kill()
 	if err := broker.Restart(t.Context()); err != nil {
 		t.Error(err)
 	}
+	up.Unlock()
 	workers.Wait()
 	done()
 	feeding.Wait()
@@ -116,35 +129,34 @@ func startKafka(t *testing.T, dir string) *kafka.Broker {
 }
 
 // leaveAfter runs the pipeline for d, then kills it, or stops it softly, which must succeed.
-func (m *millrace) leaveAfter(d time.Duration, kill bool) {
+func (m *millrace) leaveAfter(d time.Duration, kill bool) error {
 	cmd, said := m.command("run", m.file)
 	if err := cmd.Start(); err != nil {
-		m.t.Error(err)
-		return
+		return err
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	select {
 	case err := <-ended:
-		m.t.Errorf("run ended by itself: %v\n%s", err, said)
-		return
+		return fmt.Errorf("run ended by itself: %w\n%s", err, said)
 	case <-time.After(d):
 	}
 	if kill {
 		_ = cmd.Process.Kill()
 		<-ended
-		return
+		return nil
 	}
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case err := <-ended:
 		if err != nil {
-			m.t.Errorf("soft stop: %v\n%s", err, said)
+			return fmt.Errorf("soft stop: %w\n%s", err, said)
 		}
+		return nil
 	case <-time.After(3 * time.Minute):
 		_ = cmd.Process.Signal(syscall.SIGABRT) // with the goroutines' stacks
 		<-ended
-		m.t.Errorf("no soft stop in 3 minutes\n%s", said)
+		return fmt.Errorf("no soft stop in 3 minutes\n%s", said)
 	}
 }
 
