@@ -20,7 +20,8 @@ type Config struct {
 
 	// Topics are read together: names, and between slashes patterns, regular expressions (RE2) that match a whole name:
 	// [orders, "/clicks-.*/"]. At least one. A topic by name has to exist; a pattern also finds the topics that are created
-	// later, and never the brokers' own (__consumer_offsets). See Refresh and Start for what is found while running.
+	// later, and never the brokers' own (__consumer_offsets). See Refresh and Start for what is found while running. A topic
+	// that is deleted while it is read ends the run; the next one does without it if it was there by a pattern.
 	Topics []string `yaml:"topics"`
 
 	// Refresh is how long a new topic or partition may stay unnoticed, and one that was deleted; 100 ms to 1 h. Default 30 s.
@@ -63,7 +64,8 @@ type Config struct {
 	RebalanceTimeout time.Duration `yaml:"rebalance_timeout"`
 
 	// Instance makes this worker a static member of the group: restarted under the same name within SessionTimeout it has the
-	// same partitions again and the others notice nothing. It must be another one for every worker. Default: none.
+	// same partitions again and the others notice nothing. It must be another one for every worker. With protocol consumer the
+	// brokers keep the name of a worker that was killed until its session is over; the next one waits for it. Default: none.
 	Instance string `yaml:"instance"`
 }
 

@@ -617,13 +617,21 @@ func TestBrokerRestartIsWaitedFor(t *testing.T) {
 
 func TestStopLeavesTheGroupAtOnce(t *testing.T) {
 	t.Parallel()
-	b := start(t, broker.Options{})
-	l := newTopic(t, b.Addr, session, 1)
-	config := func(c *Config) { c.SessionTimeout, c.RebalanceTimeout = time.Minute, time.Minute }
-	for range 2 { // the second one would wait a minute for a member that did not leave
-		j := work(t, l.source(t, newOutside(), config), nil)
-		j.next()
-		j.stop()
+	b := start(t, broker.Options{Extra: []kfake.Opt{kfake.BrokerConfigs(map[string]string{"group.consumer.session.timeout.ms": "60000"})}})
+	for rule, config := range map[string]func(*Config){
+		"classic":           func(c *Config) { c.SessionTimeout, c.RebalanceTimeout = time.Minute, time.Minute },
+		"consumer":          func(c *Config) { c.Protocol, c.SessionTimeout = consumer, 0 },
+		"consumer by name":  func(c *Config) { c.Protocol, c.SessionTimeout, c.Instance = consumer, 0, "one" },
+		"classic by a name": func(c *Config) { c.SessionTimeout, c.RebalanceTimeout, c.Instance = time.Minute, time.Minute, "one" },
+	} {
+		t.Run(rule, func(t *testing.T) {
+			l := newTopic(t, b.Addr, session, 1)
+			for range 2 { // the second one would wait a minute for a member that did not leave
+				j := work(t, l.source(t, newOutside(), config), nil)
+				j.next()
+				j.stop()
+			}
+		})
 	}
 }
 

@@ -562,7 +562,7 @@ func (r *run) watchGroup(ctx context.Context) {
 				r.fail(f)
 			case errors.Is(e.Err, kerr.InvalidSessionTimeout):
 				r.fail(stream.Fatal(fmt.Errorf("the brokers refuse session_timeout %v; their group.min.session.timeout.ms and group.max.session.timeout.ms bound it", r.cfg.SessionTimeout)))
-			case errors.Is(e.Err, kerr.FencedInstanceID), errors.Is(e.Err, kerr.UnreleasedInstanceID):
+			case errors.Is(e.Err, kerr.FencedInstanceID):
 				r.fail(stream.Fatal(fmt.Errorf("another worker of group %s has the instance name %q; give each its own", r.cfg.Group, r.cfg.Instance)))
 			case errors.Is(e.Err, kerr.InconsistentGroupProtocol):
 				r.fail(stream.Fatal(fmt.Errorf("group %s has members of another kind of program; give the pipeline a group of its own: %w", r.cfg.Group, e.Err)))

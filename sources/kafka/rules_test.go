@@ -37,6 +37,7 @@ func everyBroker(t *testing.T, addr string) {
 		{"a topic that is deleted ends the run", deleted},
 		{"the group is of the configured protocol", protocolIsSpoken},
 		{"the leader epoch is stored with the offset", leaderEpochIsStored},
+		{"a static member comes back after a stop and after a kill", staticMember},
 	} {
 		for _, protocol := range []string{classic, consumer} {
 			t.Run(c.rule+"/"+protocol, func(t *testing.T) {
@@ -351,6 +352,25 @@ func leaderEpochIsStored(t *testing.T, l *topic) {
 	found, err := l.admin.FetchOffsets(t.Context(), l.name)
 	if o, ok := found.Lookup(l.name, 0); err != nil || !ok || o.At != 1 || o.LeaderEpoch < 0 {
 		t.Errorf("the group has %+v, %v; want offset 1 with a leader epoch", o.Offset, err)
+	}
+}
+
+func staticMember(t *testing.T, l *topic) {
+	named := func(c *Config) { c.Instance = "one" }
+	l.add(t, "a")
+	j := work(t, l.source(t, newOutside(), named), nil)
+	j.next().waitFor(t, 1)
+	if err := j.stop(); err != nil {
+		t.Fatal(err)
+	}
+	o := newOutside()
+	killed := work(t, l.source(t, o, named), failDrain).next()
+	o.sever()
+	l.add(t, "b")
+	back := work(t, l.source(t, newOutside(), named), nil).next()
+	back.waitFor(t, 1)
+	if got := back.got(); got[0] != "b" || back.Epoch() <= killed.Epoch() {
+		t.Errorf("delivered %v with epoch %d after %d", got, back.Epoch(), killed.Epoch())
 	}
 }
 
