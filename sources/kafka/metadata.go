@@ -3,8 +3,10 @@ package kafka
 import (
 	"encoding/ascii85"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -23,7 +25,7 @@ const metadataLimit = 4096
 //
 // Kind s: nothing is committed, the offset is where the partition was begun. Kind t: the note as it is, UTF-8 as
 // Kafka's strings must be, for operators to read. Kind b: the note in Ascii85, for other bytes; NoteLimit fits.
-// The gap is how many offsets before the group's hold no record, up to the checkpoint; mr1 did not have it.
+// The gap is how many offsets before the group's hold no record, down to the checkpoint.
 type mark struct {
 	next      int64 // offset after the checkpoint
 	clear     int64 // first offset that may hold a record: the group's offset
@@ -35,10 +37,10 @@ type mark struct {
 	note      []byte
 }
 
-const (
-	markVersion = "mr2"
-	oldVersion  = "mr1"
-)
+const markVersion = "mr2"
+
+// anyVersion is how all versions of Millrace begin.
+var anyVersion = regexp.MustCompile(`^mr[0-9]+;`)
 
 func (m mark) metadata() (string, error) {
 	kind, note := "t", string(m.note)
@@ -61,22 +63,20 @@ func (m mark) metadata() (string, error) {
 // and counts as committed: everything before it is done. The leader epoch is not in the metadata.
 func parseMark(offset int64, metadata string) (mark, error) {
 	m := mark{next: offset, clear: offset, leader: -1, committed: offset > 0}
-	fields := 7
-	if strings.HasPrefix(metadata, oldVersion) {
-		fields = 6
-	}
-	parts := strings.SplitN(metadata, ";", fields)
-	if len(parts) != fields || parts[0] != markVersion && parts[0] != oldVersion {
+	if !anyVersion.MatchString(metadata) {
 		return m, nil
 	}
-	var err error
-	if err = m.parse(parts); err != nil {
+	err := m.parse(strings.SplitN(metadata, ";", 7))
+	if err != nil {
 		err = fmt.Errorf("offset metadata %.60q: %w", metadata, err)
 	}
 	return m, err
 }
 
 func (m *mark) parse(parts []string) (err error) {
+	if len(parts) != 7 || parts[0] != markVersion {
+		return errors.New("another version of Millrace wrote it")
+	}
 	if m.epoch, err = strconv.ParseUint(parts[1], 10, 64); err != nil {
 		return fmt.Errorf("epoch: %w", err)
 	}
@@ -88,23 +88,20 @@ func (m *mark) parse(parts []string) (err error) {
 		return fmt.Errorf("partitions: %w", err)
 	}
 	m.known = int32(known)
-	if parts[0] == markVersion {
-		gap, err := strconv.ParseInt(parts[4], 10, 64)
-		if err != nil || gap < 0 || gap > m.clear {
-			return fmt.Errorf("gap %q; want 0 to the offset, %d", parts[4], m.clear)
-		}
-		m.next = m.clear - gap
+	gap, err := strconv.ParseInt(parts[4], 10, 64)
+	if err != nil || gap < 0 || gap > m.clear {
+		return fmt.Errorf("gap %q; want 0 to the offset, %d", parts[4], m.clear)
 	}
-	kind, note := parts[len(parts)-2], parts[len(parts)-1]
-	switch kind {
+	m.next = m.clear - gap
+	switch parts[5] {
 	case "s":
 		m.committed = false
 	case "t":
-		m.note = []byte(note)
+		m.note = []byte(parts[6])
 	case "b":
-		m.note, err = io.ReadAll(ascii85.NewDecoder(strings.NewReader(note)))
+		m.note, err = io.ReadAll(ascii85.NewDecoder(strings.NewReader(parts[6])))
 	default:
-		err = fmt.Errorf("unknown kind %q", kind)
+		err = fmt.Errorf("unknown kind %q", parts[5])
 	}
 	return err
 }
