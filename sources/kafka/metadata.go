@@ -29,7 +29,7 @@ const metadataLimit = 4096
 type mark struct {
 	next      int64 // offset after the checkpoint
 	clear     int64 // first offset that may hold a record: the group's offset
-	leader    int32 // leader epoch of the last record before next, kept by the group beside the offset; -1: unknown
+	leader    int32 // leader epoch of the last record before clear, kept by the group beside the offset; -1: unknown
 	committed bool  // false: kind s
 	epoch     uint64
 	topic     kadm.TopicID // zero where the brokers have none (before 2.8)

@@ -54,14 +54,20 @@ func TestEveryBroker(t *testing.T) {
 	everyBroker(t, start(t, broker.Options{}).Addr)
 }
 
-// transactions are a producer's, to a topic of one partition.
+// transaction is a producer's, to a topic of one partition.
 func (l *topic) transaction(t *testing.T, end kgo.TransactionEndTry, values ...string) {
+	t.Helper()
+	l.begin(t, values...)(end)
+}
+
+// begin leaves the transaction open until the function that it returns is called.
+func (l *topic) begin(t *testing.T, values ...string) (end func(kgo.TransactionEndTry)) {
 	t.Helper()
 	producer, err := kgo.NewClient(kgo.SeedBrokers(l.addr), kgo.TransactionalID(l.name), kgo.DefaultProduceTopic(l.name), kgo.DisableClientMetrics())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer producer.Close()
+	t.Cleanup(producer.Close)
 	if err := producer.BeginTransaction(); err != nil {
 		t.Fatal(err)
 	}
@@ -70,8 +76,10 @@ func (l *topic) transaction(t *testing.T, end kgo.TransactionEndTry, values ...s
 			t.Fatal(err)
 		}
 	}
-	if err := producer.EndTransaction(t.Context(), end); err != nil {
-		t.Fatal(err)
+	return func(how kgo.TransactionEndTry) {
+		if err := producer.EndTransaction(t.Context(), how); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -436,6 +444,32 @@ func TestLogThatIsCutWhileItIsReadIsAnError(t *testing.T) {
 	}
 }
 
+func TestControlRecordOfAnotherLeaderIsNoLoss(t *testing.T) {
+	t.Parallel()
+	b := start(t, broker.Options{})
+	l := newTopic(t, b.Addr, session, 1)
+	l.add(t, "a")
+	end := l.begin(t, "aborted")
+	if err := b.MoveTopicPartition(l.name, 0, 0); err != nil { // a new leader epoch
+		t.Fatal(err)
+	}
+	end(kgo.TryAbort)
+	j := work(t, l.source(t, newOutside(), same), nil)
+	a := j.next()
+	a.waitFor(t, 1)
+	a.caughtUp(t)
+	if err := j.stop(); err != nil {
+		t.Fatal(err)
+	}
+	j = work(t, l.source(t, newOutside(), same), nil)
+	again := j.next()
+	l.add(t, "b")
+	again.waitFor(t, 1)
+	if err := j.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 // The client falls back to classic when its first join is refused, and tries for ever when that is not the first answer.
 func TestBrokersWithoutProtocolConsumerEndTheRun(t *testing.T) {
 	t.Parallel()
@@ -470,12 +504,12 @@ func fallsBack(t *testing.T, l *topic) {
 func TestCommitKnowsTheLeaderEpochOfItsPosition(t *testing.T) {
 	m := &tenure{mark: mark{next: 5, clear: 6, leader: 3}, run: &run{}}
 	m.begun(6)
-	if at := []int32{m.leaderAt(4), m.leaderAt(3), m.leaderBefore(6), m.leaderBefore(5)}; !slices.Equal(at, []int32{3, -1, 3, -1}) {
+	if at := []int32{m.leaderAt(5), m.leaderAt(4), m.leaderBefore(6), m.leaderBefore(5)}; !slices.Equal(at, []int32{3, -1, 3, -1}) {
 		t.Errorf("before anything is read: %v", at)
 	}
-	m.deliveringTo(batch{first: 6, next: 10, leader: 3})
-	m.deliveringTo(batch{first: 10, next: 20, leader: 5})
-	m.deliveringTo(batch{first: 20, next: 30, leader: 5})
+	m.received(batch{first: 6, next: 10, leader: 3})
+	m.received(batch{first: 10, next: 20, leader: 5})
+	m.received(batch{first: 20, next: 30, leader: 5})
 	if at := []int32{m.leaderAt(9), m.leaderAt(10), m.leaderAt(29)}; !slices.Equal(at, []int32{3, 5, 5}) {
 		t.Errorf("leader epochs %v", at)
 	}

@@ -52,7 +52,7 @@ type tenure struct {
 	ending    bool
 	consumer  stream.Consumer // nil until the engine has accepted
 	delivered int64           // offset after the last record that was handed over, or where reading began
-	leaders   []leader        // of the delivered records since the last commit, ascending
+	leaders   []leader        // of what was received since the last commit, ascending
 
 	end  sync.Once
 	gone chan struct{} // closed when ownership is gone
@@ -118,8 +118,8 @@ func (t *tenure) deliver(marks func() (map[partition]mark, error)) error {
 		if t.ctx.Err() != nil {
 			return errEnding
 		}
+		t.received(b)
 		if len(b.records) > 0 {
-			t.deliveringTo(b)
 			if consumer.Deliver(t.ctx, b.records) != nil {
 				return nil // the consumer knows why; the tenure waits for its end
 			}
@@ -148,11 +148,13 @@ func (t *tenure) leaderBefore(next int64) int32 {
 	return -1
 }
 
-// deliveringTo notes what a commit wants to know about b.
-func (t *tenure) deliveringTo(b batch) {
+// received notes what a commit wants to know about b, before it can come.
+func (t *tenure) received(b batch) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.delivered = b.next
+	if len(b.records) > 0 {
+		t.delivered = b.next
+	}
 	if n := len(t.leaders); n == 0 || t.leaders[n-1].epoch != b.leader {
 		t.leaders = append(t.leaders, leader{b.first, b.leader})
 	}
@@ -258,8 +260,8 @@ func (t *tenure) uncut(ctx context.Context) error {
 	answer, ok := answers[t.topic][t.id]
 	switch {
 	case err == nil && ok && answer.Err == nil:
-		if answer.EndOffset >= 0 && answer.EndOffset < t.mark.next {
-			return t.cut(answer.EndOffset, t.mark.next)
+		if answer.EndOffset >= 0 && answer.EndOffset < t.mark.clear {
+			return t.cut(answer.EndOffset, t.mark.clear)
 		}
 		return nil
 	case err == nil && !ok:
@@ -457,7 +459,8 @@ func (t *tenure) sawEnd(end int64) {
 // Commit stores c in the group.
 func (t *tenure) Commit(ctx context.Context, c stream.Checkpoint) error {
 	next := int64(c.Pos.Offset()) + 1
-	m := mark{next: next, clear: t.clearAfter(next), leader: t.leaderAt(next - 1), committed: true, epoch: t.epoch, topic: t.mark.topic, known: t.mark.known, note: c.Note}
+	clear := t.clearAfter(next)
+	m := mark{next: next, clear: clear, leader: t.leaderAt(clear - 1), committed: true, epoch: t.epoch, topic: t.mark.topic, known: t.mark.known, note: c.Note}
 	if err := t.store(ctx, m); err != nil {
 		return fmt.Errorf("commit of %s: %w", t, err)
 	}
@@ -484,7 +487,7 @@ func (t *tenure) leaderAt(offset int64) int32 {
 			return l.epoch
 		}
 	}
-	if offset == t.mark.next-1 {
+	if offset == t.mark.clear-1 {
 		return t.mark.leader
 	}
 	return -1
@@ -515,6 +518,7 @@ func (t *tenure) settle(ctx context.Context) error {
 	if m.clear = t.clearAfter(m.next); m.clear <= t.stored.clear {
 		return nil
 	}
+	m.leader = t.leaderAt(m.clear - 1)
 	return t.launch(ctx, m)
 }
 
