@@ -70,7 +70,6 @@ type queue struct {
 	closed  bool
 	dropped bool  // the client does not read it; next is where to go on
 	next    int64 // offset after the last queued record
-	leader  int32 // leader epoch of that record, with which the client notices that the log was cut; -1: unknown
 	seen    func(end int64)
 	ready   chan struct{} // holds a value when batches or dropped changed
 }
@@ -89,9 +88,9 @@ func newReader(client *kgo.Client, limit int64) *reader {
 	return &reader{client: client, limit: limit, queues: map[partition]*queue{}, moved: make(chan struct{})}
 }
 
-// open begins to read p at offset next; the record before it has the leader epoch. seen hears of the partition's end.
-func (r *reader) open(p partition, next int64, leader int32, seen func(end int64)) *queue {
-	q := &queue{partition: p, next: next, leader: leader, seen: seen, ready: make(chan struct{}, 1)}
+// open begins to read p at offset next. seen hears of the partition's end.
+func (r *reader) open(p partition, next int64, seen func(end int64)) *queue {
+	q := &queue{partition: p, next: next, seen: seen, ready: make(chan struct{}, 1)}
 	r.do(func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -123,7 +122,7 @@ func (r *reader) close(q *queue) {
 func (r *reader) seek(q *queue, next int64) {
 	r.mu.Lock()
 	r.empty(q)
-	q.next, q.leader = next, -1
+	q.next = next
 	r.mu.Unlock()
 	r.do(func() {
 		r.mu.Lock()
@@ -131,7 +130,7 @@ func (r *reader) seek(q *queue, next int64) {
 		if !q.closed {
 			r.client.RemoveConsumePartitions(map[string][]int32{q.topic: {q.id}})
 			r.empty(q)
-			q.next, q.leader = next, -1
+			q.next = next
 			r.resume(q)
 		}
 	})
@@ -140,7 +139,7 @@ func (r *reader) seek(q *queue, next int64) {
 // resume makes the client read q from q.next. The loop calls it, with mu held.
 func (r *reader) resume(q *queue) {
 	q.dropped = false
-	r.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{q.topic: {q.id: kgo.NewOffset().At(q.next).WithEpoch(q.leader)}})
+	r.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{q.topic: {q.id: kgo.NewOffset().At(q.next)}})
 }
 
 // empty forgets what is queued. mu is held.
@@ -264,7 +263,7 @@ func (r *reader) drop() {
 		return
 	}
 	first := longest.batches[0]
-	longest.next, longest.leader = first.first, -1
+	longest.next = first.first
 	r.empty(longest)
 	longest.dropped = true
 	r.client.RemoveConsumePartitions(map[string][]int32{longest.topic: {longest.id}})
@@ -291,7 +290,7 @@ func (r *reader) enqueue(f kgo.FetchTopicPartition) {
 		q.batches = append(q.batches, b)
 		q.bytes += b.bytes
 		r.queued += b.bytes
-		q.next, q.leader = b.next, b.leader
+		q.next = b.next
 	}
 	if f.Err != nil {
 		q.batches = append(q.batches, batch{err: f.Err, next: q.next})

@@ -101,7 +101,7 @@ func (t *tenure) deliver(marks func() (map[partition]mark, error)) error {
 		return err
 	}
 	t.begun(next)
-	q := t.run.reader.open(t.partition, next, t.leaderBefore(next), t.sawEnd)
+	q := t.run.reader.open(t.partition, next, t.sawEnd)
 	defer t.run.reader.close(q)
 	for {
 		b, err := t.run.reader.take(t.ctx, q)
@@ -138,14 +138,6 @@ func (t *tenure) begun(next int64) {
 		t.delivered = t.mark.next
 	}
 	t.next.Store(next)
-}
-
-// leaderBefore is the leader epoch of the record before offset next, if that is where the last owner stopped; else -1.
-func (t *tenure) leaderBefore(next int64) int32 {
-	if next == t.mark.clear {
-		return t.mark.leader
-	}
-	return -1
 }
 
 // received notes what a commit wants to know about b, before it can come.
