@@ -33,7 +33,7 @@ import (
 )
 
 // deadline of every wait; a green run never reaches it.
-const deadline = 20 * time.Second
+const deadline = time.Minute
 
 // job is a Run whose consumers keep what they get.
 type job struct {

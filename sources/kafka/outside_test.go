@@ -197,13 +197,8 @@ type topic struct {
 
 func newTopic(t *testing.T, addr string, session time.Duration, partitions int) *topic {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(2<<20),
-		kgo.ProducerLinger(0), kgo.MetadataMinAge(50*time.Millisecond), kgo.UnknownTopicRetries(200), kgo.DisableClientMetrics())
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := newProducer(t, addr)
 	l := &topic{addr: addr, name: topicName(t), session: session, client: client, admin: kadm.NewClient(client)}
-	t.Cleanup(client.Close)
 	if _, err := l.admin.CreateTopic(t.Context(), int32(partitions), 1, map[string]*string{"max.message.bytes": kadm.StringPtr("2097152")}, l.name); err != nil {
 		t.Fatalf("create topic: %v", err)
 	}
@@ -212,6 +207,17 @@ func newTopic(t *testing.T, addr string, session time.Duration, partitions int) 
 		l.admin.DeleteGroups(context.Background(), l.name)
 	})
 	return l
+}
+
+func newProducer(t *testing.T, addr string) *kgo.Client {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(2<<20),
+		kgo.ProducerLinger(0), kgo.MetadataMinAge(50*time.Millisecond), kgo.UnknownTopicRetries(200), kgo.DisableClientMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
 }
 
 func topicName(t *testing.T) string {

@@ -91,7 +91,7 @@ func createdAgainBetweenRuns(t *testing.T, l *topic) {
 		return err == nil && len(found.Offsets()) == 0
 	})
 	l.create(t, l.name)
-	l.client.PurgeTopicsFromClient(l.name)
+	l.client = newProducer(t, l.addr)
 	l.produce(t, l.name, 0, "new")
 	if err := l.admin.CommitAllOffsets(t.Context(), l.name, old.Offsets()); err != nil { // as of a coordinator that was down
 		t.Fatal(err)
@@ -204,7 +204,7 @@ func unsigned(t *testing.T, life time.Duration) string {
 	return part(map[string]any{"alg": "none"}) + "." + part(map[string]any{"sub": "millrace", "iat": now.Add(-time.Minute).Unix(), "exp": now.Add(life).Unix()}) + "."
 }
 
-// identity is an identity provider that knows one client.
+// identity is an identity provider that knows one client, and says that its tokens live so long.
 func identity(t *testing.T, life time.Duration) (server *httptest.Server, asked *atomic.Int64, ca string) {
 	t.Helper()
 	a, err := authority.New(t.TempDir())
@@ -226,7 +226,7 @@ func identity(t *testing.T, life time.Duration) (server *httptest.Server, asked 
 			http.Error(w, `{"error":"invalid_client"}`, http.StatusUnauthorized)
 			return
 		}
-		fmt.Fprintf(w, `{"access_token":%q,"token_type":"Bearer","expires_in":%d}`, unsigned(t, life), int(life.Seconds()))
+		fmt.Fprintf(w, `{"access_token":%q,"token_type":"Bearer","expires_in":%d}`, unsigned(t, time.Hour), int(life.Seconds()))
 	}))
 	server.TLS = config
 	server.StartTLS()
@@ -287,7 +287,7 @@ func usersAreLetIn(t *testing.T, b *kafka.Broker, dir string) {
 
 func tokensAreRenewed(t *testing.T, b *kafka.Broker) {
 	l := newTopic(t, b.Plain, realSession, 1)
-	provider, asked, ca := identity(t, 3*time.Second)
+	provider, asked, ca := identity(t, 2*time.Second)
 	j := work(t, l.dialing(t, nil, func(c *Config) {
 		c.Brokers, c.TLS = []string{b.SASL}, &trust.TLS{CA: b.CA}
 		c.SASL = &SASL{Mechanism: "oauthbearer", TokenURL: provider.URL, TokenTLS: &trust.TLS{CA: ca}, ClientID: "millrace", ClientSecret: "right"}
