@@ -319,7 +319,7 @@ func createdAgain(t *testing.T, l *topic) {
 		return err == nil || errors.Is(err, kerr.TopicAlreadyExists)
 	})
 	l.client = newProducer(t, l.addr) // the other one waits for the old topic
-	for range 6 {                          // also where the old one was read up to
+	for range 6 {                     // also where the old one was read up to
 		l.produce(t, l.name, 0, "another topic's")
 	}
 	err := j.result()
