@@ -166,12 +166,13 @@ func backend(url string, period time.Duration, let func(*Config)) sourcetest.Bac
 	}
 }
 
-// serverGoroutines are those that the server in this process starts for a client or a bucket.
+// serverGoroutines are those that the server in this process starts for a client, a bucket or a cursor, and ends when it gets to it.
 func serverGoroutines() []goleak.Option {
 	var found []goleak.Option
 	for _, f := range []string{
 		"(*fileStore).flushStreamStateLoop", "(*stream).signalConsumersLoop", "(*stream).internalLoop",
 		"(*Server).startStatszTimer.(*Server).wrapChk.func1",
+		"(*consumer).loopAndGatherMsgs", "(*consumer).processInboundAcks", "(*consumer).processInboundNextMsgReqs",
 	} {
 		found = append(found, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server."+f))
 	}
