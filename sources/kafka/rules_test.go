@@ -470,6 +470,31 @@ func TestControlRecordOfAnotherLeaderIsNoLoss(t *testing.T) {
 	}
 }
 
+func TestTopicMayBeUnknownForAMoment(t *testing.T) {
+	t.Parallel()
+	b := start(t, broker.Options{})
+	l := newTopic(t, b.Addr, session, 1)
+	l.add(t, "a")
+	looks := 0
+	b.ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		asked := req.(*kmsg.MetadataRequest)
+		b.KeepControl()
+		if len(asked.Topics) != 1 || asked.Topics[0].Topic == nil || *asked.Topics[0].Topic != l.name {
+			return nil, nil, false
+		}
+		if looks++; looks > 2 {
+			b.DropControl()
+			return nil, nil, false
+		}
+		resp := asked.ResponseKind().(*kmsg.MetadataResponse)
+		topic := kmsg.NewMetadataResponseTopic()
+		topic.Topic, topic.ErrorCode = &l.name, kerr.UnknownTopicOrPartition.Code
+		resp.Topics = append(resp.Topics, topic)
+		return resp, nil, true
+	})
+	work(t, l.source(t, newOutside(), same), nil).next().waitFor(t, 1)
+}
+
 // The client falls back to classic when its first join is refused, and tries for ever when that is not the first answer.
 func TestBrokersWithoutProtocolConsumerEndTheRun(t *testing.T) {
 	t.Parallel()
