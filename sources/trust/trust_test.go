@@ -1,5 +1,12 @@
 package trust
 
+// Mutations seen red: what was broken -> the test that went red.
+//
+//	any server is believed                  -> TestOnlyWhoIsTrustedIsTalkedTo
+//	the CA is not used                      -> TestOnlyWhoIsTrustedIsTalkedTo
+//	our certificate is not shown            -> TestOnlyWhoIsTrustedIsTalkedTo
+//	insecure beside a CA is fine            -> TestValidateNamesEveryProblem
+
 import (
 	"crypto/tls"
 	"net"
