@@ -3,19 +3,14 @@ package kafka
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/sasl"
-	"github.com/twmb/franz-go/pkg/sasl/plain"
-	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/millrace-io/millrace/sources/trust"
 )
 
 // Config is the kafka entry of a pipeline file's source.
@@ -23,15 +18,23 @@ type Config struct {
 	// Brokers are some of the cluster's host:port; the others are found through them. At least one.
 	Brokers []string `yaml:"brokers"`
 
-	// Topics are read together, by name. At least one.
+	// Topics are read together: names, and between slashes patterns, regular expressions (RE2) that match a whole name:
+	// [orders, "/clicks-.*/"]. At least one. A topic by name has to exist; a pattern also finds the topics that are created
+	// later, and never the brokers' own (__consumer_offsets). See Refresh and Start for what is found while running. A topic
+	// that is deleted while it is read ends the run; the next one does without it if it was there by a pattern.
 	Topics []string `yaml:"topics"`
+
+	// Refresh is how long a new topic or partition may stay unnoticed, and one that was deleted; 100 ms to 1 h. Default 30 s.
+	Refresh time.Duration `yaml:"refresh"`
 
 	// Group is the consumer group, which owns partitions and keeps checkpoints. Default: the pipeline's name.
 	Group string `yaml:"group"`
 
 	// Start says where to begin a partition that the group has never seen: earliest (default), latest, or an RFC 3339 time
 	// (the first record of that time or later). It is stored in the group at first sight of the partition, so a restart
-	// before the first commit begins at the same record. A partition that is added to a topic later is read from its beginning.
+	// before the first commit begins at the same record. What appears after the group's first run is read from its beginning,
+	// whatever Start says, or the records between its creation and its discovery would be lost: a partition that is added to
+	// a topic, and a topic that a pattern finds. (A pattern that is made wider finds old topics, and reads them whole.)
 	Start string `yaml:"start"`
 
 	// Reset says what to do when records after the checkpoint are no longer in the log: fail (default) ends the run,
@@ -39,15 +42,21 @@ type Config struct {
 	Reset string `yaml:"reset"`
 
 	// TLS, if present, even if empty, encrypts the connections.
-	TLS *TLS `yaml:"tls"`
+	TLS *trust.TLS `yaml:"tls"`
 
 	// SASL authenticates. Default: none.
 	SASL *SASL `yaml:"sasl"`
 
 	Fetch Fetch `yaml:"fetch"`
 
+	// Protocol is how the group shares the partitions: classic (default), where a member divides them cooperatively, or
+	// consumer (KIP-848), where the brokers do, from Kafka 4.0 on. All workers of a group want the same one. Brokers that do
+	// not take part in consumer end the run: nothing falls back in silence.
+	Protocol string `yaml:"protocol"`
+
 	// SessionTimeout is how long a silent worker keeps its partitions before the others take them; 6 s to 30 min unless the
-	// brokers allow otherwise. Default 10 s. Brokers hear from a worker three times in it.
+	// brokers allow otherwise. Default 10 s. Brokers hear from a worker three times in it. With protocol consumer it is the
+	// brokers' group.consumer.session.timeout.ms (45 s by default), and may not be set here.
 	SessionTimeout time.Duration `yaml:"session_timeout"`
 
 	// RebalanceTimeout is how long the group waits for a worker that drains what it gives away, before it goes on without
@@ -55,23 +64,9 @@ type Config struct {
 	RebalanceTimeout time.Duration `yaml:"rebalance_timeout"`
 
 	// Instance makes this worker a static member of the group: restarted under the same name within SessionTimeout it has the
-	// same partitions again and the others notice nothing. It must be another one for every worker. Default: none.
+	// same partitions again and the others notice nothing. It must be another one for every worker. With protocol consumer the
+	// brokers keep the name of a worker that was killed until its session is over; the next one waits for it. Default: none.
 	Instance string `yaml:"instance"`
-}
-
-// TLS says whom to trust and who we are. All files are PEM.
-type TLS struct {
-	CA       string `yaml:"ca"`       // certificates that sign the brokers'; default: the system's
-	Cert     string `yaml:"cert"`     // our certificate; default: none
-	Key      string `yaml:"key"`      // its key; wanted with Cert
-	Insecure bool   `yaml:"insecure"` // believe any broker; for tests only
-}
-
-// SASL is a user that the brokers know.
-type SASL struct {
-	Mechanism string `yaml:"mechanism"` // plain, scram-sha-256 or scram-sha-512 (default)
-	Username  string `yaml:"username"`
-	Password  string `yaml:"password"`
 }
 
 // Fetch bounds the memory of records that the engine has not taken yet. A record larger than the bounds still passes.
@@ -84,11 +79,13 @@ type Fetch struct {
 	PartitionBytes int64 `yaml:"partition_bytes" unit:"bytes"`
 }
 
-// The words of Start and Reset.
+// The words of Start, Reset and Protocol.
 const (
 	earliest = "earliest"
 	latest   = "latest"
 	fail     = "fail"
+	classic  = "classic"
+	consumer = "consumer"
 )
 
 // EnsureDefaults fills in what is not said. Group stays empty: its default is the caller's.
@@ -97,10 +94,14 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.Reset, fail)
 	setDefault(&c.Fetch.MaxBytes, 8<<20)
 	setDefault(&c.Fetch.PartitionBytes, min(1<<20, c.Fetch.MaxBytes))
-	setDefault(&c.SessionTimeout, 10*time.Second)
+	setDefault(&c.Refresh, 30*time.Second)
+	setDefault(&c.Protocol, classic)
+	if c.Protocol != consumer {
+		setDefault(&c.SessionTimeout, 10*time.Second)
+	}
 	setDefault(&c.RebalanceTimeout, time.Minute)
 	if c.SASL != nil {
-		setDefault(&c.SASL.Mechanism, "scram-sha-512")
+		setDefault(&c.SASL.Mechanism, scram512)
 	}
 }
 
@@ -125,38 +126,28 @@ func (c *Config) Validate() error {
 		host, port, err := net.SplitHostPort(b)
 		check(err == nil && host != "" && port != "", "brokers has %q; want host:port", b)
 	}
-	check(len(c.Topics) > 0, "topics is empty; want at least one topic")
-	for i, t := range c.Topics {
-		check(validTopic(t), "topics has %q; want 1 to 249 letters, digits, dots, underscores or hyphens", t)
-		check(!slices.Contains(c.Topics[:i], t), "topics has %q twice", t)
+	if _, err := newSelection(c.Topics); err != nil {
+		problems = append(problems, err)
 	}
 	_, err := c.startTime()
 	check(err == nil, "start is %q; want earliest, latest or a time like 2006-01-02T15:04:05Z", c.Start)
 	check(c.Reset == fail || c.Reset == earliest, "reset is %q; want fail or earliest", c.Reset)
 	check(c.Fetch.MaxBytes >= 64<<10 && c.Fetch.MaxBytes <= 1<<30, "fetch.max_bytes is %d; want 64KiB to 1GiB", c.Fetch.MaxBytes)
 	check(c.Fetch.PartitionBytes > 0 && c.Fetch.PartitionBytes <= c.Fetch.MaxBytes, "fetch.partition_bytes is %d; want 1 to fetch.max_bytes (%d)", c.Fetch.PartitionBytes, c.Fetch.MaxBytes)
-	check(c.SessionTimeout >= time.Second && c.SessionTimeout <= 30*time.Minute, "session_timeout is %v; want 1s to 30m", c.SessionTimeout)
-	check(c.RebalanceTimeout >= time.Second && c.RebalanceTimeout <= time.Hour, "rebalance_timeout is %v; want 1s to 1h", c.RebalanceTimeout)
-	if c.TLS != nil {
-		check((c.TLS.Cert == "") == (c.TLS.Key == ""), "tls.cert and tls.key: one is empty; want both or none")
-		check(!c.TLS.Insecure || c.TLS.CA == "", "tls.insecure is true beside tls.ca; want one of them")
+	check(c.Refresh >= 100*time.Millisecond && c.Refresh <= time.Hour, "refresh is %v; want 100ms to 1h", c.Refresh)
+	check(c.Protocol == classic || c.Protocol == consumer, "protocol is %q; want classic or consumer", c.Protocol)
+	if c.Protocol == consumer {
+		check(c.SessionTimeout == 0, "session_timeout is %v beside protocol consumer, where the brokers' group.consumer.session.timeout.ms says it; remove it", c.SessionTimeout)
+	} else {
+		check(c.SessionTimeout >= time.Second && c.SessionTimeout <= 30*time.Minute, "session_timeout is %v; want 1s to 30m", c.SessionTimeout)
 	}
-	if c.SASL != nil {
-		_, err := c.SASL.mechanism()
-		check(err == nil, "sasl.mechanism is %q; want plain, scram-sha-256 or scram-sha-512", c.SASL.Mechanism)
-		check(c.SASL.Username != "", "sasl.username is empty")
-		check(c.SASL.Password != "", "sasl.password is empty")
+	check(c.RebalanceTimeout >= time.Second && c.RebalanceTimeout <= time.Hour, "rebalance_timeout is %v; want 1s to 1h", c.RebalanceTimeout)
+	for _, err := range []error{c.TLS.Validate(), c.SASL.validate(c.TLS != nil)} {
+		if err != nil {
+			problems = append(problems, err)
+		}
 	}
 	return errors.Join(problems...)
-}
-
-func validTopic(name string) bool {
-	if name == "" || name == "." || name == ".." || len(name) > 249 {
-		return false
-	}
-	return !strings.ContainsFunc(name, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
-	})
 }
 
 // startTime is Start as ListOffsets takes it: milliseconds since 1970, or one of the two special values.
@@ -171,41 +162,6 @@ func (c *Config) startTime() (int64, error) {
 	return max(0, t.UnixMilli()), err
 }
 
-func (s *SASL) mechanism() (sasl.Mechanism, error) {
-	switch strings.ToLower(s.Mechanism) {
-	case "plain":
-		return plain.Auth{User: s.Username, Pass: s.Password}.AsMechanism(), nil
-	case "scram-sha-256":
-		return scram.Auth{User: s.Username, Pass: s.Password}.AsSha256Mechanism(), nil
-	case "scram-sha-512":
-		return scram.Auth{User: s.Username, Pass: s.Password}.AsSha512Mechanism(), nil
-	}
-	return nil, errors.New("unknown mechanism")
-}
-
-// config reads the files.
-func (t *TLS) config() (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: t.Insecure}
-	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
-		if err != nil {
-			return nil, fmt.Errorf("tls.ca: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("tls.ca: %s has no PEM certificate", t.CA)
-		}
-	}
-	if t.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
-		if err != nil {
-			return nil, fmt.Errorf("tls.cert: %w", err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
-}
-
 // Dial opens a connection to a broker, before TLS.
 type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -214,7 +170,7 @@ func (c *Config) dialer(dial Dial) (Dial, error) {
 	if c.TLS == nil {
 		return dial, nil
 	}
-	config, err := c.TLS.config()
+	config, err := c.TLS.Load()
 	if err != nil {
 		return nil, err
 	}
@@ -226,9 +182,10 @@ func (c *Config) options(dial Dial) ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...), kgo.ClientID("millrace"), kgo.Dialer(dial), kgo.DisableClientMetrics(),
 		kgo.RetryBackoffFn(func(n int) time.Duration { return min(100*time.Millisecond<<min(n, 6), 2500*time.Millisecond) }),
+		kgo.MetadataMaxAge(c.Refresh), kgo.MetadataMinAge(min(c.Refresh, 2500*time.Millisecond)),
 	}
 	if c.SASL != nil {
-		m, err := c.SASL.mechanism()
+		m, err := c.SASL.client()
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package kafka
 
-// Mutations seen red: what was broken -> the test that went red. "suite" is TestSourceKeepsTheContract.
+// Mutations seen red: what was broken -> the test that went red. "suite" is TestSourceKeepsTheContract, "rules" is
+// TestEveryBroker. Both run on kfake here and on Apache Kafka in real_test.go, with both protocols of groups.
 //
 //	commit stores the position instead of the one after it   -> suite: resumes after the committed position, and ten others
 //	OnPartitionsRevoked aborts instead of draining           -> suite: hands off only what is drained
@@ -20,15 +21,43 @@ package kafka
 //	topic ids are not compared                               -> TestTopicThatWasCreatedAgainIsAnError
 //	no claim at the begin of a tenure                        -> TestStartIsDecidedAtFirstSight, TestStaticMemberKeepsItsPartitionsOverARestart
 //	claim with the epoch of the last owner                   -> TestStaticMemberKeepsItsPartitionsOverARestart
-//	an added partition begins where Start says               -> TestPartitionThatWasAddedIsReadFromItsBeginning
+//	an added partition begins where Start says               -> rules: an added partition ..., a partition added between two runs ...
 //	binary notes are stored as they are                      -> TestMarkSurvivesTheMetadata
-//	transactions are read uncommitted                        -> TestReadsOnlyWhatIsCommittedByTransactions
+//	transactions are read uncommitted                        -> rules: only committed transactions are read
 //	a stuck queue is never dropped; there is no bound        -> TestBlockedPartitionHoldsBoundedMemory
 //	a dropped queue goes on one record late                  -> TestBlockedPartitionHoldsBoundedMemory
 //	a group without offsets is an error                      -> suite: reports checkpoints without owning
+//	protocol consumer does not leave when it stops           -> TestStopLeavesTheGroupAtOnce/consumer, /consumer by name
+//	control records are not asked for, or settle stores none -> rules: control records at the end ..., an aborted transaction ...
+//	begin ignores the gap                                    -> rules: an aborted transaction ..., control records ...
+//	the checkpoint includes the gap                          -> TestMarkSurvivesTheMetadata; rules: control records ...
+//	control records are delivered                            -> rules: only committed transactions are read
+//	the end of the leader epoch is not asked for             -> TestLogThatWasCutAndRefilledIsAnError
+//	the client's ErrDataLoss is a plain error                -> TestLogThatIsCutWhileItIsReadIsAnError
+//	the group is not given the leader epoch                  -> rules: the leader epoch is stored with the offset
+//	it is that of the record, not of the control record      -> TestControlRecordOfAnotherLeaderIsNoLoss
+//	leader epochs are forgotten one record early             -> TestCommitKnowsTheLeaderEpochOfItsPosition
+//	a batch mixes leader epochs                              -> TestBatchHasOneLeaderEpochAndNoControlRecords
+//	new topics are not subscribed to                         -> rules: a pattern finds a new topic ..., a pattern that matches nothing waits
+//	deleted topics are not looked for                        -> rules: a topic that is deleted ends the run
+//	a topic that is found late begins where Start says       -> rules: a pattern finds a new topic ...
+//	every topic of a pattern begins at its beginning         -> rules: a pattern starts where it is told ...
+//	metadata is refreshed every 5 minutes                    -> rules: an added partition is found ..., classic
+//	the group's protocol is not looked at                    -> TestBrokersWithoutProtocolConsumerEndTheRun
+//	a late UNSUPPORTED_VERSION is tried for ever             -> TestBrokersWithoutProtocolConsumerEndTheRun
+//	protocol consumer is not asked for                       -> rules, consumer: the group is of the configured protocol, and others
+//	patterns match parts of names, or the brokers' topics    -> TestPatternsMatchWholeNamesOfTopicsThatAreNotTheBrokers
+//	metadata of another version is somebody else's           -> TestMetadataThatIsNotOursIsNoNote
+//	a topic that was just created is not looked for again    -> TestTopicMayBeUnknownForAMoment
+//	a token is never kept, or to its last second             -> TestTokenIsUsedForMostOfItsLife
+//	the client id is not escaped                             -> TestTokenIsUsedForMostOfItsLife
+//	an answer without a token is one                         -> TestTokenEndpointThatRefusesIsNamed
+//	bearer tokens go without tls                             -> TestSASLNamesEveryProblem
+//	the AWS session token is not sent                        -> TestMSKIAMSendsWhatTheAWSChainSigns
 //
 // Not seen: a commit that forgets the timed-out one before it (the client's own queue keeps their order as well), and a
-// drain that does not wait for Deliver to return (the window is too small).
+// drain that does not wait for Deliver to return (the window is too small), and a static member of protocol consumer that
+// leaves for good when it stops (it comes back all the same; only the others are disturbed).
 
 import (
 	"testing"
@@ -48,6 +77,9 @@ const (
 
 	// rebalance is shorter than session because of what kfake does otherwise than Kafka: see testenv/broker.
 	rebalance = 2 * time.Second
+
+	// refresh lets tests find new topics and partitions soon.
+	refresh = 200 * time.Millisecond
 )
 
 func start(t *testing.T, o broker.Options) *broker.Broker {
@@ -61,5 +93,8 @@ func start(t *testing.T, o broker.Options) *broker.Broker {
 }
 
 func TestSourceKeepsTheContract(t *testing.T) {
-	sourcetest.Run(t, backend(start(t, broker.Options{}).Addr, session))
+	b := start(t, broker.Options{})
+	for _, protocol := range []string{classic, consumer} {
+		t.Run(protocol, func(t *testing.T) { sourcetest.Run(t, backend(b.Addr, protocol, session)) })
+	}
 }

@@ -1,11 +1,12 @@
 package kafka
 
 import (
-	"bytes"
 	"encoding/ascii85"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -20,12 +21,15 @@ const metadataLimit = 4096
 
 // mark is what the group keeps for one partition: the offset to read next, and in its metadata
 //
-//	mr1;<epoch>;<topic id>;<partitions>;<kind>;<note>
+//	mr2;<epoch>;<topic id>;<partitions>;<gap>;<kind>;<note>
 //
 // Kind s: nothing is committed, the offset is where the partition was begun. Kind t: the note as it is, UTF-8 as
 // Kafka's strings must be, for operators to read. Kind b: the note in Ascii85, for other bytes; NoteLimit fits.
+// The gap is how many offsets before the group's hold no record, down to the checkpoint.
 type mark struct {
-	next      int64 // offset of the first record after the checkpoint
+	next      int64 // offset after the checkpoint
+	clear     int64 // first offset that may hold a record: the group's offset
+	leader    int32 // leader epoch of the last record before clear, kept by the group beside the offset; -1: unknown
 	committed bool  // false: kind s
 	epoch     uint64
 	topic     kadm.TopicID // zero where the brokers have none (before 2.8)
@@ -33,7 +37,10 @@ type mark struct {
 	note      []byte
 }
 
-const markVersion = "mr1"
+const markVersion = "mr2"
+
+// anyVersion is how all versions of Millrace begin.
+var anyVersion = regexp.MustCompile(`^mr[0-9]+;`)
 
 func (m mark) metadata() (string, error) {
 	kind, note := "t", string(m.note)
@@ -45,7 +52,7 @@ func (m mark) metadata() (string, error) {
 		text := make([]byte, ascii85.MaxEncodedLen(len(m.note)))
 		note = string(text[:ascii85.Encode(text, m.note)])
 	}
-	text := fmt.Sprintf("%s;%d;%x;%d;%s;%s", markVersion, m.epoch, m.topic[:], m.known, kind, note)
+	text := fmt.Sprintf("%s;%d;%x;%d;%d;%s;%s", markVersion, m.epoch, m.topic[:], m.known, m.clear-m.next, kind, note)
 	if len(text) > metadataLimit {
 		return "", fmt.Errorf("a note of %d bytes makes offset metadata of %d; the limit is %d", len(m.note), len(text), metadataLimit)
 	}
@@ -53,39 +60,50 @@ func (m mark) metadata() (string, error) {
 }
 
 // parseMark reads a committed offset. One that another program committed, or that an operator set, has no note of ours
-// and counts as committed: everything before it is done.
+// and counts as committed: everything before it is done. The leader epoch is not in the metadata.
 func parseMark(offset int64, metadata string) (mark, error) {
-	m := mark{next: offset, committed: offset > 0}
-	parts := strings.SplitN(metadata, ";", 6)
-	if len(parts) != 6 || parts[0] != markVersion {
+	m := mark{next: offset, clear: offset, leader: -1, committed: offset > 0}
+	if !anyVersion.MatchString(metadata) {
 		return m, nil
 	}
-	var err error
+	err := m.parse(strings.SplitN(metadata, ";", 7))
+	if err != nil {
+		err = fmt.Errorf("offset metadata %.60q: %w", metadata, err)
+	}
+	return m, err
+}
+
+func (m *mark) parse(parts []string) (err error) {
+	if len(parts) != 7 || parts[0] != markVersion {
+		return errors.New("another version of Millrace wrote it")
+	}
 	if m.epoch, err = strconv.ParseUint(parts[1], 10, 64); err != nil {
-		return m, fmt.Errorf("offset metadata %.60q: epoch: %w", metadata, err)
+		return fmt.Errorf("epoch: %w", err)
 	}
 	if id, err := hex.DecodeString(parts[2]); err != nil || copy(m.topic[:], id) != len(m.topic) {
-		return m, fmt.Errorf("offset metadata %.60q: want a topic id of %d bytes", metadata, len(m.topic))
+		return fmt.Errorf("want a topic id of %d bytes", len(m.topic))
 	}
 	known, err := strconv.ParseInt(parts[3], 10, 32)
 	if err != nil {
-		return m, fmt.Errorf("offset metadata %.60q: partitions: %w", metadata, err)
+		return fmt.Errorf("partitions: %w", err)
 	}
 	m.known = int32(known)
-	switch parts[4] {
+	gap, err := strconv.ParseInt(parts[4], 10, 64)
+	if err != nil || gap < 0 || gap > m.clear {
+		return fmt.Errorf("gap %q; want 0 to the offset, %d", parts[4], m.clear)
+	}
+	m.next = m.clear - gap
+	switch parts[5] {
 	case "s":
 		m.committed = false
 	case "t":
-		m.note = []byte(parts[5])
+		m.note = []byte(parts[6])
 	case "b":
-		m.note, err = io.ReadAll(ascii85.NewDecoder(bytes.NewReader([]byte(parts[5]))))
+		m.note, err = io.ReadAll(ascii85.NewDecoder(strings.NewReader(parts[6])))
 	default:
-		err = fmt.Errorf("unknown kind %q", parts[4])
+		err = fmt.Errorf("unknown kind %q", parts[5])
 	}
-	if err != nil {
-		return m, fmt.Errorf("offset metadata %.60q: %w", metadata, err)
-	}
-	return m, nil
+	return err
 }
 
 // checkpoint is m as the engine sees it.

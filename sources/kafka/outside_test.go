@@ -165,12 +165,13 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// backend runs the suite on the broker at addr, whichever that is.
-func backend(addr string, session time.Duration) sourcetest.Backend {
+// backend runs the suite on the broker at addr, whichever that is, with a group of the protocol. A silent worker keeps its
+// partitions for so long.
+func backend(addr, protocol string, lapse time.Duration) sourcetest.Backend {
 	return sourcetest.Backend{
 		Features: sourcetest.Features{
 			Sharing: sourcetest.Balanced, Retention: true, TellsGaps: true, Keys: true, Headers: true, Times: true, Lag: true, Empty: true, Binary: true,
-			Lapse: session,
+			Lapse: lapse,
 		},
 		NotOurs: []goleak.Option{
 			goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*clientConn).read"),
@@ -178,7 +179,9 @@ func backend(addr string, session time.Duration) sourcetest.Backend {
 			goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*clientConn).write"),
 		},
 		New: func(t *testing.T, partitions int) sourcetest.Log {
-			return newTopic(t, addr, session, partitions)
+			l := newTopic(t, addr, lapse, partitions)
+			l.protocol = protocol
+			return l
 		},
 	}
 }
@@ -186,20 +189,16 @@ func backend(addr string, session time.Duration) sourcetest.Backend {
 // topic is one topic with a group of the same name.
 type topic struct {
 	addr, name string
-	session    time.Duration
+	protocol   string        // default classic
+	session    time.Duration // of a classic group
 	client     *kgo.Client
 	admin      *kadm.Client
 }
 
 func newTopic(t *testing.T, addr string, session time.Duration, partitions int) *topic {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(2<<20),
-		kgo.ProducerLinger(0), kgo.DisableClientMetrics())
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := newProducer(t, addr)
 	l := &topic{addr: addr, name: topicName(t), session: session, client: client, admin: kadm.NewClient(client)}
-	t.Cleanup(client.Close)
 	if _, err := l.admin.CreateTopic(t.Context(), int32(partitions), 1, map[string]*string{"max.message.bytes": kadm.StringPtr("2097152")}, l.name); err != nil {
 		t.Fatalf("create topic: %v", err)
 	}
@@ -208,6 +207,17 @@ func newTopic(t *testing.T, addr string, session time.Duration, partitions int) 
 		l.admin.DeleteGroups(context.Background(), l.name)
 	})
 	return l
+}
+
+func newProducer(t *testing.T, addr string) *kgo.Client {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(2<<20),
+		kgo.ProducerLinger(0), kgo.MetadataMinAge(50*time.Millisecond), kgo.UnknownTopicRetries(200), kgo.DisableClientMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return client
 }
 
 func topicName(t *testing.T) string {
@@ -260,9 +270,18 @@ func (l *topic) Open(t *testing.T) *sourcetest.Worker {
 // source makes a worker with a change to its configuration.
 func (l *topic) source(t *testing.T, o *outside, change func(*Config)) *Source {
 	t.Helper()
-	cfg := Config{Brokers: []string{l.addr}, Topics: []string{l.name}, SessionTimeout: l.session, RebalanceTimeout: rebalance}
+	return l.dialing(t, o.dial, change)
+}
+
+// dialing is source with another network; nil is the real one, which is wanted for TLS.
+func (l *topic) dialing(t *testing.T, dial Dial, change func(*Config)) *Source {
+	t.Helper()
+	cfg := Config{Brokers: []string{l.addr}, Topics: []string{l.name}, Protocol: l.protocol, RebalanceTimeout: rebalance, Refresh: refresh}
+	if l.protocol != consumer {
+		cfg.SessionTimeout = l.session
+	}
 	change(&cfg)
-	s, err := New(cfg, Options{Pipeline: l.name, Dial: o.dial})
+	s, err := New(cfg, Options{Pipeline: l.name, Dial: dial})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,7 @@ const (
 func readOptions(f Fetch) []kgo.Opt {
 	return []kgo.Opt{
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords(), // not delivered, but they say how far the log is known
 		kgo.FetchMaxBytes(int32(f.MaxBytes)),
 		kgo.FetchMaxPartitionBytes(int32(f.PartitionBytes)),
 		kgo.FetchMaxWait(fetchWait),
@@ -73,11 +74,13 @@ type queue struct {
 	ready   chan struct{} // holds a value when batches or dropped changed
 }
 
-// batch is one Deliver, or an error that ended the reading.
+// batch is one Deliver, or control records, or an error that ended the reading.
 type batch struct {
 	records []stream.Record
 	bytes   int64
+	first   int64 // offset of the first record
 	next    int64 // offset after the last record
+	leader  int32 // leader epoch of all records; -1: unknown
 	err     error
 }
 
@@ -260,7 +263,7 @@ func (r *reader) drop() {
 		return
 	}
 	first := longest.batches[0]
-	longest.next = int64(first.records[0].Pos.Offset())
+	longest.next = first.first
 	r.empty(longest)
 	longest.dropped = true
 	r.client.RemoveConsumePartitions(map[string][]int32{longest.topic: {longest.id}})
@@ -297,29 +300,43 @@ func (r *reader) enqueue(f kgo.FetchTopicPartition) {
 	q.tell()
 }
 
-// convert makes records of the client's, which go back to their pool. Keys, values and headers are shared.
+// convert makes records of the client's, which go back to their pool. Keys, values and headers are shared. A batch has one
+// leader epoch and, in place of records, none if they are control records.
 func convert(in []*kgo.Record) []batch {
 	var out []batch
 	for len(in) > 0 {
-		n, bytes := 0, int64(0)
-		for n < len(in) && n < deliverRecords && (n == 0 || bytes < deliverBytes) {
+		n, bytes, head := 0, int64(0), in[0]
+		for n < len(in) && n < deliverRecords && (n == 0 || bytes < deliverBytes) && alike(head, in[n]) {
 			bytes += int64(len(in[n].Key)+len(in[n].Value)) + recordOverhead
 			n++
 		}
-		b := batch{records: make([]stream.Record, n), bytes: bytes, next: in[n-1].Offset + 1}
-		for i, k := range in[:n] {
-			r := &b.records[i]
-			r.Key, r.Value, r.Time, r.Pos = k.Key, k.Value, k.Timestamp, stream.OffsetPosition(uint64(k.Offset))
-			if len(k.Headers) > 0 {
-				r.Headers = make([]stream.Header, len(k.Headers))
-				for j, h := range k.Headers {
-					r.Headers[j] = stream.Header{Key: h.Key, Value: h.Value}
-				}
+		b := batch{bytes: bytes, first: head.Offset, next: in[n-1].Offset + 1, leader: head.LeaderEpoch}
+		if !head.Attrs.IsControl() {
+			b.records = make([]stream.Record, n)
+			for i, k := range in[:n] {
+				fill(&b.records[i], k)
 			}
+		}
+		for _, k := range in[:n] {
 			k.Recycle()
 		}
 		out = append(out, b)
 		in = in[n:]
 	}
 	return out
+}
+
+// alike says that two records may be in one batch.
+func alike(a, b *kgo.Record) bool {
+	return a.LeaderEpoch == b.LeaderEpoch && a.Attrs.IsControl() == b.Attrs.IsControl()
+}
+
+func fill(r *stream.Record, k *kgo.Record) {
+	r.Key, r.Value, r.Time, r.Pos = k.Key, k.Value, k.Timestamp, stream.OffsetPosition(uint64(k.Offset))
+	if len(k.Headers) > 0 {
+		r.Headers = make([]stream.Header, len(k.Headers))
+		for j, h := range k.Headers {
+			r.Headers[j] = stream.Header{Key: h.Key, Value: h.Value}
+		}
+	}
 }

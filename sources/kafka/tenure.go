@@ -1,9 +1,11 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +27,9 @@ const (
 // deliverGrace is how long an ending tenure waits for a Deliver that does not heed its context before it drains.
 const deliverGrace = time.Second
 
+// settleTimeout bounds settle when a tenure ends.
+const settleTimeout = time.Second
+
 var errEnding = errors.New("the tenure ends")
 
 // tenure is one partition from its assignment until it is given back or lost: the engine's stream.Assignment.
@@ -43,9 +48,11 @@ type tenure struct {
 	cancel context.CancelFunc
 	lived  chan struct{} // closed when live returned
 
-	mu       sync.Mutex
-	ending   bool
-	consumer stream.Consumer // nil until the engine has accepted
+	mu        sync.Mutex
+	ending    bool
+	consumer  stream.Consumer // nil until the engine has accepted
+	delivered int64           // offset after the last record that was handed over, or where reading began
+	leaders   []leader        // of what was received since the last commit, ascending
 
 	end  sync.Once
 	gone chan struct{} // closed when ownership is gone
@@ -53,9 +60,16 @@ type tenure struct {
 
 	committing chan struct{} // holds a token while nobody commits
 	flight     *flight       // a commit that is not answered yet; the token's holder has it
+	stored     *mark         // what the group has; nil: unknown, since a commit failed; the token's holder has it
 
-	next, tail atomic.Int64 // offsets after the last delivered record and after the last one in the partition; tail -1: unknown
+	next, tail atomic.Int64 // offsets after the last one that was read, records or not, and after the last one in the partition; tail -1: unknown
 	last       atomic.Int64 // time of the last delivered record, ns since 1970; 0: none yet
+}
+
+// leader is the leader epoch of the records from an offset on.
+type leader struct {
+	from  int64
+	epoch int32
 }
 
 func newTenure(r *run, p partition, generation uint64) *tenure {
@@ -86,7 +100,7 @@ func (t *tenure) deliver(marks func() (map[partition]mark, error)) error {
 	if err != nil {
 		return err
 	}
-	t.next.Store(next)
+	t.begun(next)
 	q := t.run.reader.open(t.partition, next, t.sawEnd)
 	defer t.run.reader.close(q)
 	for {
@@ -104,11 +118,37 @@ func (t *tenure) deliver(marks func() (map[partition]mark, error)) error {
 		if t.ctx.Err() != nil {
 			return errEnding
 		}
-		if consumer.Deliver(t.ctx, b.records) != nil {
-			return nil // the consumer knows why; the tenure waits for its end
+		t.received(b)
+		if len(b.records) > 0 {
+			if consumer.Deliver(t.ctx, b.records) != nil {
+				return nil // the consumer knows why; the tenure waits for its end
+			}
+			t.last.Store(b.records[len(b.records)-1].Time.UnixNano())
 		}
 		t.next.Store(b.next)
-		t.last.Store(b.records[len(b.records)-1].Time.UnixNano())
+	}
+}
+
+// begun notes where reading begins.
+func (t *tenure) begun(next int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.delivered = next
+	if next == t.mark.clear {
+		t.delivered = t.mark.next
+	}
+	t.next.Store(next)
+}
+
+// received notes what a commit wants to know about b, before it can come.
+func (t *tenure) received(b batch) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(b.records) > 0 {
+		t.delivered = b.next
+	}
+	if n := len(t.leaders); n == 0 || t.leaders[n-1].epoch != b.leader {
+		t.leaders = append(t.leaders, leader{b.first, b.leader})
 	}
 }
 
@@ -121,10 +161,11 @@ func (t *tenure) claim(marks func() (map[partition]mark, error)) error {
 		return err
 	}
 	m, seen := all[t.partition]
-	id := t.run.conn.topics[t.topic].ID
+	topic := t.run.topic(t.topic)
+	id := topic.ID
 	var none kadm.TopicID
 	if seen && m.topic != none && id != none && m.topic != id {
-		return stream.Fatal(fmt.Errorf("topic %q was deleted and created again since the last commit, so the stored offset %d means nothing; delete the offsets of group %s to start anew", t.topic, m.next, t.run.cfg.Group))
+		return t.run.createdAgain(t.topic)
 	}
 	if !seen {
 		err := t.run.retry(t.ctx, "start offset lookup failed", func(ctx context.Context) error {
@@ -138,22 +179,28 @@ func (t *tenure) claim(marks func() (map[partition]mark, error)) error {
 		if err != nil {
 			return err
 		}
-		m.known = max(t.id+1, int32(len(t.run.conn.topics[t.topic].Partitions)))
+		m.known = max(t.id+1, int32(len(topic.Partitions)))
+		m.clear, m.leader = m.next, -1
 	}
 	m.topic, m.epoch = id, max(m.epoch+1, t.generation)
 	t.mark, t.epoch = m, m.epoch
 	return t.run.retry(t.ctx, "claim of a partition failed", func(ctx context.Context) error { return t.store(ctx, m) })
 }
 
-// isNew says that the partition was added to a topic that the group reads already. Whatever Start says, none of its
-// records is old: the producers used it before we could know it.
+// isNew says that the partition was added to a topic that the group reads already, or that a pattern found its topic when the
+// group read others already. Whatever Start says, none of its records is old: the producers used it before we could know it.
 func (t *tenure) isNew(all map[partition]mark) bool {
+	found := t.run.topics.matches(t.topic) && len(all) > 0
 	for p, m := range all {
-		if p.topic == t.topic && m.known > 0 && m.known <= t.id {
+		if p.topic != t.topic {
+			continue
+		}
+		if m.known > 0 && m.known <= t.id {
 			return true
 		}
+		found = false
 	}
-	return false
+	return found
 }
 
 // accept gives the tenure to the engine, unless it ends already.
@@ -174,13 +221,16 @@ func (t *tenure) accept() (stream.Consumer, error) {
 // begin is the offset to read first.
 func (t *tenure) begin(after stream.Position, ok bool) (next int64, err error) {
 	err = t.run.retry(t.ctx, "offset lookup failed", func(ctx context.Context) error {
+		if err := t.uncut(ctx); err != nil {
+			return err
+		}
 		switch _, committed := t.mark.checkpoint(); {
+		case ok && int64(after.Offset())+1 == t.mark.next, !ok && !committed:
+			next = t.mark.clear
 		case ok:
 			next = int64(after.Offset()) + 1
-		case committed:
-			next, err = t.configuredStart(ctx)
 		default:
-			next = t.mark.next
+			next, err = t.configuredStart(ctx)
 		}
 		if err == nil {
 			next, err = t.within(ctx, next)
@@ -188,6 +238,37 @@ func (t *tenure) begin(after stream.Position, ok bool) (next int64, err error) {
 		return err
 	})
 	return next, err
+}
+
+// uncut makes sure that the log before the mark is the one that was read: its leader epoch must not have ended earlier. A
+// leader that knows nothing of the epoch says nothing.
+func (t *tenure) uncut(ctx context.Context) error {
+	if t.mark.leader < 0 {
+		return nil
+	}
+	var req kadm.OffsetForLeaderEpochRequest
+	req.Add(t.topic, t.id, t.mark.leader)
+	answers, err := t.run.conn.admin.OffsetForLeaderEpoch(ctx, req)
+	answer, ok := answers[t.topic][t.id]
+	switch {
+	case err == nil && ok && answer.Err == nil:
+		if answer.EndOffset >= 0 && answer.EndOffset < t.mark.clear {
+			return t.cut(answer.EndOffset, t.mark.clear)
+		}
+		return nil
+	case err == nil && !ok:
+		err = errors.New("the answer does not have it")
+	case err == nil:
+		err = answer.Err
+	}
+	return fmt.Errorf("end of leader epoch %d of %s: %w", t.mark.leader, t, cmp.Or(denied(err), err))
+}
+
+// cut is the error about a log that ends, or goes on otherwise, at offset from, where it was read up to offset next.
+func (t *tenure) cut(from, next int64) error {
+	return stream.Fatal(fmt.Errorf("the brokers lost records that were read already: offsets %d to %d of the log are gone or are others now (an unclean leader election, or a lost disk). "+
+		"To go on, set the offset of group %s to %d (kafka-consumer-groups.sh --reset-offsets --to-offset %d); "+
+		"the sinks keep what they have of these positions, and verify names them where they come twice", from, next-1, t.run.cfg.Group, from, from))
 }
 
 // within checks that the log still has what comes at next, and says where to go on.
@@ -203,7 +284,7 @@ func (t *tenure) within(ctx context.Context, next int64) (int64, error) {
 	t.sawEnd(end)
 	switch {
 	case next > end:
-		return 0, stream.Fatal(fmt.Errorf("the next record is %d, but the log ends before %d: the brokers lost records, or the topic was created again", next, end))
+		return 0, t.cut(end, next)
 	case next >= oldest:
 		return next, nil
 	case t.run.cfg.Reset == earliest:
@@ -215,17 +296,31 @@ func (t *tenure) within(ctx context.Context, next int64) (int64, error) {
 
 // past is where to go on after a fetch at offset next failed.
 func (t *tenure) past(next int64, failure error) (after int64, err error) {
-	if !errors.Is(failure, kerr.OffsetOutOfRange) {
-		if f := denied(failure); f != nil {
-			return 0, f
-		}
-		return 0, fmt.Errorf("fetch at offset %d: %w", next, failure)
+	var lost *kgo.ErrDataLoss
+	switch {
+	case errors.As(failure, &lost):
+		return 0, t.cut(lost.ResetTo, lost.ConsumedTo)
+	case errors.Is(failure, kerr.UnknownTopicID):
+		return next, t.sameTopic()
+	case !errors.Is(failure, kerr.OffsetOutOfRange):
+		return 0, cmp.Or(denied(failure), fmt.Errorf("fetch at offset %d: %w", next, failure))
 	}
 	err = t.run.retry(t.ctx, "offset lookup failed", func(ctx context.Context) error {
 		after, err = t.within(ctx, next)
 		return err
 	})
 	return after, err
+}
+
+// sameTopic asks whether the topic is still the one that is read.
+func (t *tenure) sameTopic() error {
+	return t.run.retry(t.ctx, "topic lookup failed", func(ctx context.Context) error {
+		found, err := t.run.conn.admin.ListTopics(ctx, t.topic)
+		if err != nil {
+			return err
+		}
+		return t.run.changed(t.topic, found)
+	})
 }
 
 // configuredStart is what Config.Start means now.
@@ -279,6 +374,9 @@ func (t *tenure) drain(ctx context.Context) {
 			return
 		}
 		c.Drain(ctx, stream.Handoff) // what it could not commit is read again by the next owner
+		limited, cancel := context.WithTimeout(ctx, settleTimeout)
+		defer cancel()
+		_ = t.settle(limited) // the next owner reads the control records again
 	})
 }
 
@@ -327,7 +425,7 @@ func (t *tenure) Committed() (stream.Checkpoint, bool) { return t.mark.checkpoin
 // Done is closed when the partition is given back or lost.
 func (t *tenure) Done() <-chan struct{} { return t.gone }
 
-// Lag counts offsets, so it is a little high where a topic is compacted or transactional.
+// Lag counts offsets, so it is a little high where a topic is compacted, and in the middle of transactions.
 func (t *tenure) Lag() (int64, time.Duration) {
 	tail, next, last := t.tail.Load(), t.next.Load(), t.last.Load()
 	switch {
@@ -352,47 +450,111 @@ func (t *tenure) sawEnd(end int64) {
 
 // Commit stores c in the group.
 func (t *tenure) Commit(ctx context.Context, c stream.Checkpoint) error {
-	m := mark{next: int64(c.Pos.Offset()) + 1, committed: true, epoch: t.epoch, topic: t.mark.topic, known: t.mark.known, note: c.Note}
+	next := int64(c.Pos.Offset()) + 1
+	clear := t.clearAfter(next)
+	m := mark{next: next, clear: clear, leader: t.leaderAt(clear - 1), committed: true, epoch: t.epoch, topic: t.mark.topic, known: t.mark.known, note: c.Note}
 	if err := t.store(ctx, m); err != nil {
 		return fmt.Errorf("commit of %s: %w", t, err)
 	}
+	t.committedTo(next)
 	return nil
+}
+
+// clearAfter is the first offset from next on that may hold a record.
+func (t *tenure) clearAfter(next int64) int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if next != t.delivered {
+		return next
+	}
+	return max(next, t.next.Load())
+}
+
+// leaderAt is the leader epoch of the record at offset, of the last owner's if this one read nothing yet.
+func (t *tenure) leaderAt(offset int64) int32 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range slices.Backward(t.leaders) {
+		if l.from <= offset {
+			return l.epoch
+		}
+	}
+	if offset == t.mark.clear-1 {
+		return t.mark.leader
+	}
+	return -1
+}
+
+// committedTo forgets the leader epochs that no later commit can ask for.
+func (t *tenure) committedTo(next int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(t.leaders) > 1 && t.leaders[1].from < next {
+		t.leaders = t.leaders[1:]
+	}
+}
+
+// settle stores how far the log is known to hold no record after the last commit, if everything that was delivered is committed.
+// The control records there come with no Commit of the engine's.
+func (t *tenure) settle(ctx context.Context) error {
+	select {
+	case <-t.committing:
+	default:
+		return nil // the engine commits
+	}
+	defer t.release()
+	if t.flight != nil || t.stored == nil {
+		return nil // the engine's commit comes again
+	}
+	m := *t.stored
+	if m.clear = t.clearAfter(m.next); m.clear <= t.stored.clear {
+		return nil
+	}
+	m.leader = t.leaderAt(m.clear - 1)
+	return t.launch(ctx, m)
 }
 
 // flight is a commit on its way.
 type flight struct {
-	next     int64
+	mark     mark
 	metadata string
 	done     chan struct{}
 	err      error // once done
 }
 
+func (t *tenure) release() { t.committing <- struct{}{} }
+
 // store sends m and waits for the answer. When ctx ends first, the request is left alone: cancelling it would cut the
 // connection, and the broker could see it after a later one. The next call waits for it.
 func (t *tenure) store(ctx context.Context, m mark) error {
-	metadata, err := m.metadata()
-	if err != nil {
-		return stream.Fatal(err)
-	}
 	select {
 	case <-t.committing:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	defer func() { t.committing <- struct{}{} }()
+	defer t.release()
 	if f := t.flight; f != nil {
 		err := t.land(ctx)
 		if t.flight != nil {
 			return err
 		}
-		if f.next == m.next && f.metadata == metadata && err == nil {
+		if metadata, _ := m.metadata(); err == nil && f.mark.clear == m.clear && f.metadata == metadata {
 			return nil
 		}
+	}
+	return t.launch(ctx, m)
+}
+
+// launch sends m. The caller holds the token, and nothing is in flight.
+func (t *tenure) launch(ctx context.Context, m mark) error {
+	metadata, err := m.metadata()
+	if err != nil {
+		return stream.Fatal(err)
 	}
 	if err := t.notLost(); err != nil {
 		return err
 	}
-	t.flight = t.send(m.next, metadata)
+	t.flight = t.send(m, metadata)
 	return t.land(ctx)
 }
 
@@ -408,7 +570,10 @@ func (t *tenure) land(ctx context.Context) error {
 	f := t.flight
 	select {
 	case <-f.done:
-		t.flight = nil
+		t.flight, t.stored = nil, nil
+		if f.err == nil {
+			t.stored = &f.mark
+		}
 		return f.err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -416,8 +581,11 @@ func (t *tenure) land(ctx context.Context) error {
 }
 
 // send starts the request. It waits while the group is between two generations, and ends at the latest with the client.
-func (t *tenure) send(next int64, metadata string) *flight {
-	f := &flight{next: next, metadata: metadata, done: make(chan struct{})}
+//
+// With the consumer protocol the client sends again what the brokers refused because the member moved on to a new epoch; so
+// there a tenure that is over cancels also what was sent. Whatever is on its way then has an old epoch.
+func (t *tenure) send(m mark, metadata string) *flight {
+	f := &flight{mark: m, metadata: metadata, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	sent := make(chan struct{})
 	go func() {
@@ -433,7 +601,9 @@ func (t *tenure) send(next int64, metadata string) *flight {
 		if err := t.notLost(); err != nil {
 			return err
 		}
-		close(sent)
+		if t.run.cfg.Protocol == classic {
+			close(sent)
+		}
 		for i := range req.Topics {
 			for j := range req.Topics[i].Partitions {
 				req.Topics[i].Partitions[j].Metadata = &metadata
@@ -441,7 +611,7 @@ func (t *tenure) send(next int64, metadata string) *flight {
 		}
 		return nil
 	})
-	go t.run.group.CommitOffsets(ctx, map[string]map[int32]kgo.EpochOffset{t.topic: {t.id: {Epoch: -1, Offset: next}}},
+	go t.run.group.CommitOffsets(ctx, map[string]map[int32]kgo.EpochOffset{t.topic: {t.id: {Epoch: m.leader, Offset: m.clear}}},
 		func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 			f.err = t.outcome(resp, err)
 			cancel()

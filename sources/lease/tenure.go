@@ -50,7 +50,7 @@ func (h *Holder) Hold(l *Lease, a stream.Assignment, deliver func(ctx context.Co
 	delivered := make(chan bool, 1)
 	delivering.Go(func() {
 		ended, err := deliver(ctx, consumer)
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, stream.ErrLost) { // the lease tells of its loss by itself
 			h.Fail(err)
 		}
 		delivered <- ended && err == nil

@@ -1,8 +1,6 @@
 package nats
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
@@ -14,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/millrace-io/millrace/sources/lease"
+	"github.com/millrace-io/millrace/sources/trust"
 )
 
 // Config is the nats entry of a pipeline file's source.
@@ -53,16 +52,9 @@ type Config struct {
 	Token       string `yaml:"token"`       // default: none
 
 	// TLS, if present, even if empty, encrypts the connections.
-	TLS *TLS `yaml:"tls"`
+	TLS *trust.TLS `yaml:"tls"`
 
 	Fetch Fetch `yaml:"fetch"`
-}
-
-// TLS says whom to trust and who we are. All files are PEM.
-type TLS struct {
-	CA   string `yaml:"ca"`   // certificates that sign the servers'; default: the system's
-	Cert string `yaml:"cert"` // our certificate; default: none
-	Key  string `yaml:"key"`  // its key; wanted with Cert
 }
 
 // Fetch bounds the memory of messages that the engine has not taken yet. A message larger than the bounds still passes.
@@ -134,7 +126,9 @@ func (c *Config) Validate() error {
 		}
 	}
 	check(ways <= 1, "credentials, user and token: more than one is set; want one of them")
-	check(c.TLS == nil || (c.TLS.Cert == "") == (c.TLS.Key == ""), "tls.cert and tls.key: one is empty; want both or none")
+	if err := c.TLS.Validate(); err != nil {
+		problems = append(problems, err)
+	}
 	check(c.Fetch.MaxBytes >= 64<<10 && c.Fetch.MaxBytes <= 1<<30, "fetch.max_bytes is %d; want 64KiB to 1GiB", c.Fetch.MaxBytes)
 	check(c.Fetch.MaxMessages >= 1 && c.Fetch.MaxMessages <= 65536, "fetch.max_messages is %d; want 1 to 65536", c.Fetch.MaxMessages)
 	return errors.Join(problems...)
@@ -224,34 +218,11 @@ func (c *Config) options() ([]nats.Option, error) {
 		opts = append(opts, nats.Token(c.Token))
 	}
 	if c.TLS != nil {
-		config, err := c.TLS.config()
+		config, err := c.TLS.Load()
 		if err != nil {
 			return nil, err
 		}
 		opts = append(opts, nats.Secure(config))
 	}
 	return opts, nil
-}
-
-// config reads the files.
-func (t *TLS) config() (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
-		if err != nil {
-			return nil, fmt.Errorf("tls.ca: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("tls.ca: %s has no PEM certificate", t.CA)
-		}
-	}
-	if t.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
-		if err != nil {
-			return nil, fmt.Errorf("tls.cert: %w", err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
 }

@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/sources/lease"
+	"github.com/millrace-io/millrace/sources/trust"
 	"github.com/millrace-io/millrace/stream"
 )
 
 func TestConfigNamesEveryProblem(t *testing.T) {
 	c := Config{
 		URL: "nats://user:secret@, http://x", Partitions: []string{"a.*", "a.1", "a..b", "x.>", "x.y.>"}, Start: "yesterday", Reset: "no",
-		Bucket: "a.b", Lease: time.Millisecond, User: "u", Token: "t", TLS: &TLS{Cert: "c"}, Fetch: Fetch{MaxBytes: 1, MaxMessages: -1},
+		Bucket: "a.b", Lease: time.Millisecond, User: "u", Token: "t", TLS: &trust.TLS{Cert: "c"}, Fetch: Fetch{MaxBytes: 1, MaxMessages: -1},
 	}
 	err := c.Validate()
 	if err == nil {

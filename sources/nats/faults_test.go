@@ -18,6 +18,7 @@ import (
 
 	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/sources/sourcetest"
+	"github.com/millrace-io/millrace/sources/trust"
 	"github.com/millrace-io/millrace/stream"
 	server "github.com/millrace-io/millrace/testenv/nats"
 )
@@ -370,7 +371,6 @@ func TestCommitDoesNotPassALoss(t *testing.T) {
 	held := p.has(l.Partition(0), 1)
 	l.Trim(t, 0, 450)
 	close(hold)
-	p.has(l.Partition(0), 100)
 	p.wait(l.Partition(0), "a record after the loss", func(t *tape) bool { return t.records[len(t.records)-1].Pos.Offset() == 500 })
 	if err := held.commit(t.Context()); !errors.Is(err, stream.ErrRetention) {
 		t.Errorf("commit past the loss: %v; want ErrRetention", err)
@@ -618,8 +618,8 @@ func TestWhatCannotWorkEndsWithAWordOnWhatToDo(t *testing.T) {
 		"foreign bucket":   {func(c *Config) { c.Bucket = "foreign" }, []string{l.Partition(0), "not one of ours"}},
 		"wrong password":   {func(c *Config) { c.URL = s.URL(); c.User, c.Password = "clicks", "wrong" }, []string{"refuses the credentials"}},
 		"no credentials":   {func(c *Config) { c.URL = s.URL(); c.Credentials = filepath.Join(t.TempDir(), "none") }, []string{"credentials", "no such file"}},
-		"no CA":            {func(c *Config) { c.TLS = &TLS{CA: filepath.Join(t.TempDir(), "none")} }, []string{"tls.ca"}},
-		"CA without a key": {func(c *Config) { c.TLS = &TLS{CA: emptyFile(t)} }, []string{"no PEM certificate"}},
+		"no CA":            {func(c *Config) { c.TLS = &trust.TLS{CA: filepath.Join(t.TempDir(), "none")} }, []string{"tls.ca"}},
+		"CA without a key": {func(c *Config) { c.TLS = &trust.TLS{CA: emptyFile(t)} }, []string{"no PEM certificate"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fatal(t, playing(t, l.source(t, newOutside(), c.change), nil).result(), c.words...)

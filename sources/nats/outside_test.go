@@ -154,24 +154,25 @@ func (t *lossy) Update(ctx context.Context, r lease.Row) (uint64, error) {
 	return revision, err
 }
 
-// backend runs the suite on the server at url, whichever that is.
-func backend(url string, period time.Duration) sourcetest.Backend {
+// backend runs the suite on the server at url, whichever that is. let says how it lets clients in; nil: just so.
+func backend(url string, period time.Duration, let func(*Config)) sourcetest.Backend {
 	return sourcetest.Backend{
 		Features: sourcetest.Features{
 			Sharing: sourcetest.Balanced, Retention: true, TellsGaps: true, Keys: true, Times: true, Lag: true, Empty: true, Binary: true,
 			Lapse: period,
 		},
 		NotOurs: serverGoroutines(),
-		New:     func(t *testing.T, partitions int) sourcetest.Log { return newLog(t, url, period, partitions) },
+		New:     func(t *testing.T, partitions int) sourcetest.Log { return newLogFor(t, url, period, partitions, let) },
 	}
 }
 
-// serverGoroutines are those that the server in this process starts for a client or a bucket.
+// serverGoroutines are those that the server in this process starts for a client, a bucket or a cursor, and ends when it gets to it.
 func serverGoroutines() []goleak.Option {
 	var found []goleak.Option
 	for _, f := range []string{
 		"(*fileStore).flushStreamStateLoop", "(*stream).signalConsumersLoop", "(*stream).internalLoop",
 		"(*Server).startStatszTimer.(*Server).wrapChk.func1",
+		"(*consumer).loopAndGatherMsgs", "(*consumer).processInboundAcks", "(*consumer).processInboundNextMsgReqs",
 	} {
 		found = append(found, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server."+f))
 	}
@@ -182,6 +183,7 @@ func serverGoroutines() []goleak.Option {
 type log struct {
 	url, name string
 	period    time.Duration
+	let       func(*Config)
 	js        jetstream.JetStream
 
 	mu        sync.Mutex
@@ -190,7 +192,22 @@ type log struct {
 
 func newLog(t *testing.T, url string, period time.Duration, partitions int) *log {
 	t.Helper()
-	nc, err := nats.Connect(url, nats.ReconnectWait(50*time.Millisecond), nats.ReconnectJitter(0, 0))
+	return newLogFor(t, url, period, partitions, nil)
+}
+
+// newLogFor is newLog on a server that lets in only whom it knows.
+func newLogFor(t *testing.T, url string, period time.Duration, partitions int, let func(*Config)) *log {
+	t.Helper()
+	if let == nil {
+		let = func(*Config) {}
+	}
+	var known Config
+	let(&known)
+	opts, err := known.options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, err := nats.Connect(url, append(opts, nats.ReconnectWait(50*time.Millisecond), nats.ReconnectJitter(0, 0))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +216,7 @@ func newLog(t *testing.T, url string, period time.Duration, partitions int) *log
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &log{url: url, name: streamName(t), period: period, js: js, sequences: make([][]uint64, partitions)}
+	l := &log{url: url, name: streamName(t), period: period, let: let, js: js, sequences: make([][]uint64, partitions)}
 	var subjects []string
 	for i := range partitions {
 		subjects = append(subjects, l.Partition(i))
@@ -270,6 +287,7 @@ func (l *log) Open(t *testing.T) *sourcetest.Worker {
 func (l *log) source(t *testing.T, o *outside, change func(*Config)) *Source {
 	t.Helper()
 	cfg := Config{URL: l.url, Stream: l.name, Bucket: l.name, Lease: l.period}
+	l.let(&cfg)
 	change(&cfg)
 	s, err := New(cfg, Options{Pipeline: l.name, Connect: []nats.Option{nats.SetCustomDialer(o)}})
 	if err != nil {

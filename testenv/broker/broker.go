@@ -58,7 +58,11 @@ func Start(o Options) (*Broker, error) {
 	}
 	opts := []kfake.Opt{
 		kfake.Ports(port), kfake.GroupMinSessionTimeout(o.MinSession), kfake.DefaultNumPartitions(o.Partitions),
-		kfake.BrokerConfigs(map[string]string{"message.max.bytes": strconv.Itoa(4 << 20)}),
+		kfake.BrokerConfigs(map[string]string{
+			"message.max.bytes":                    strconv.Itoa(4 << 20),
+			"group.consumer.session.timeout.ms":    "3000", // of the protocol of KIP-848; as short as a loaded machine keeps
+			"group.consumer.heartbeat.interval.ms": "250",
+		}),
 		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return net.Listen(network, o.Addr) }),
 	}
 	if o.Dir != "" {

@@ -1,4 +1,5 @@
-// Package nats is a NATS server with JetStream in this process: the log of millrace dev, and the server of the tests.
+// Package nats is a NATS server with JetStream in this process: the log of millrace dev, and the server of the tests. In
+// process.go it is nats-server itself, the program, for the tests of the real tier.
 package nats
 
 import (

@@ -1,0 +1,222 @@
+//go:build real
+
+package crash
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace-io/millrace/testenv/clicks"
+	"github.com/millrace-io/millrace/testenv/kafka"
+)
+
+// events is how often a process of TestRealCrashKafka leaves the group, of all three together; each is followed by a new one.
+const events = 30
+
+const kafkaPipeline = `name: crash
+source:
+  kafka: { brokers: ["%s"], topics: [clicks], %s, rebalance_timeout: 5s }
+decode: { format: json }
+sinks:
+  lake:
+    parquet: { url: "%[3]s/lake", partition_by: [date, hour], roll: { size: 256KiB, age: 300ms, idle: 100ms } }
+dead_letters: { url: "%[3]s/dead" }
+admin: "${ADMIN}"
+`
+
+// TestRealCrashKafka has three processes of one group leave Apache Kafka, half of them killed, and others join in their place,
+// and kills the broker in the middle. Plain and transactional producers write all the time; some transactions are aborted.
+func TestRealCrashKafka(t *testing.T) {
+	bin := program(t, "cmd/millrace")
+	for protocol, keys := range map[string]string{
+		"classic":  "protocol: classic, session_timeout: 3s",
+		"consumer": "protocol: consumer",
+	} {
+		t.Run(protocol, func(t *testing.T) { crashKafka(t, bin, keys) })
+	}
+}
+
+func crashKafka(t *testing.T, bin, keys string) {
+	dir := t.TempDir()
+	random := seed(t)
+	broker := startKafka(t, filepath.Join(dir, "broker"))
+	file := filepath.Join(dir, "pipeline.yaml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, kafkaPipeline, broker.Plain, keys, dir), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	producing, done := context.WithCancel(t.Context())
+	defer done()
+	var feeding sync.WaitGroup
+	plain, transactional := filepath.Join(dir, "plain.jsonl"), filepath.Join(dir, "transactional.jsonl")
+	feeding.Go(func() { produce(t, producing, broker.Plain, plain) })
+	own := rand.New(rand.NewPCG(random.Uint64(), 0))
+	feeding.Go(func() { transact(t, producing, broker.Plain, transactional, own) })
+
+	var left, outages atomic.Int64
+	var up sync.RWMutex // locked while the broker is down: no process is started then
+	middle := make(chan struct{})
+	var workers sync.WaitGroup
+	for range 3 {
+		own := rand.New(rand.NewPCG(random.Uint64(), 0))
+		workers.Go(func() {
+			m := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=127.0.0.1:0"}}
+			for n := 0; n < events/3; {
+				up.RLock()
+				before := outages.Load()
+				up.RUnlock()
+				err := m.leaveAfter(500*time.Millisecond+time.Duration(own.IntN(4000))*time.Millisecond, own.IntN(2) == 0)
+				if err != nil && outages.Load() > before {
+					continue // it was not connected yet
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				if n++; left.Add(1) == events/2 {
+					close(middle)
+				}
+			}
+		})
+	}
+	<-middle
+	up.Lock()
+	outages.Add(1)
+	broker.Kill()
+	if err := broker.Restart(t.Context()); err != nil {
+		t.Error(err)
+	}
+	up.Unlock()
+	workers.Wait()
+	done()
+	feeding.Wait()
+
+	last := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=" + freeAddress(t)}}
+	last.finish()
+	last.verify()
+	compare(t, "json", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), []string{plain, transactional})
+}
+
+func startKafka(t *testing.T, dir string) *kafka.Broker {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	b, err := kafka.Start(t.Context(), kafka.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Stop)
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.Plain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 4, 1, nil, "clicks"); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// leaveAfter runs the pipeline for d, then kills it, or stops it softly, which must succeed.
+func (m *millrace) leaveAfter(d time.Duration, kill bool) error {
+	cmd, said := m.command("run", m.file)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("run ended by itself: %w\n%s", err, said)
+	case <-time.After(d):
+	}
+	if kill {
+		_ = cmd.Process.Kill()
+		<-ended
+		return nil
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-ended:
+		if err != nil {
+			return fmt.Errorf("soft stop: %w\n%s", err, said)
+		}
+		return nil
+	case <-time.After(3 * time.Minute):
+		_ = cmd.Process.Signal(syscall.SIGABRT) // with the goroutines' stacks
+		<-ended
+		return fmt.Errorf("no soft stop in 3 minutes\n%s", said)
+	}
+}
+
+// transact sends events in transactions until ctx ends, aborts one in four, and writes what was committed to a file.
+func transact(t *testing.T, ctx context.Context, broker, file string, random *rand.Rand) {
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(broker), kgo.DefaultProduceTopic("clicks"), kgo.TransactionalID("crash"), kgo.TransactionTimeout(10*time.Minute),
+		kgo.RequestRetries(1000), kgo.RetryTimeout(5*time.Minute), // the broker is killed
+	)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer client.Close()
+	out, err := os.Create(file)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer out.Close()
+	lines := bufio.NewWriter(out)
+	g := clicks.New(clicks.Config{Seed: 2, Step: time.Second, Broken: 2000})
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for n := uint64(0); ctx.Err() == nil; {
+		var batch []*kgo.Record
+		for range 1 + random.IntN(40) {
+			batch = append(batch, &kgo.Record{Key: g.Key(nil, n), Value: g.Append(nil, n)})
+			n++
+		}
+		commit := random.IntN(4) > 0
+		// Without the test's context: every transaction has an end.
+		if err := transaction(context.WithoutCancel(ctx), client, batch, kgo.TransactionEndTry(commit)); err != nil {
+			t.Error(err)
+			return
+		}
+		for _, r := range batch {
+			if commit {
+				fmt.Fprintf(lines, "%s\n", r.Value)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	if err := lines.Flush(); err != nil {
+		t.Error(err)
+	}
+}
+
+func transaction(ctx context.Context, client *kgo.Client, batch []*kgo.Record, end kgo.TransactionEndTry) error {
+	if err := client.BeginTransaction(); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	if err := client.ProduceSync(ctx, batch...).FirstErr(); err != nil {
+		return fmt.Errorf("produce in a transaction: %w", err)
+	}
+	if err := client.EndTransaction(ctx, end); err != nil {
+		return fmt.Errorf("end a transaction: %w", err)
+	}
+	return nil
+}
