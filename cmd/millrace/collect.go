@@ -164,7 +164,7 @@ func newCollectPlan(path string, text []byte) *collectPlan {
 	}
 	if schema != nil {
 		p.check = newCheck(schema, decoder)
-		p.names = eventNames(top.Child("decode"), format, schema)
+		p.names = p.eventNames(top.Child("decode"), format, schema)
 	}
 	to := top.Child("to")
 	if !to.Present() {
@@ -181,8 +181,9 @@ func newCollectPlan(path string, text []byte) *collectPlan {
 	return p
 }
 
-// eventNames are the properties that the collector reads and writes by itself: they have to be at the top of an event.
-func eventNames(at pipelinefile.Value, format *decode.Config, schema *stream.Schema) collect.Names {
+// eventNames are the properties that the collector reads and writes by itself: they have to be at the top of an event. Those
+// of the visitor are only taken out, where consent.denied says so.
+func (p *collectPlan) eventNames(at pipelinefile.Value, format *decode.Config, schema *stream.Schema) collect.Names {
 	var names collect.Names
 	fields := map[int]*string{
 		stream.ID: &names.ID, stream.Time: &names.Time, stream.User: &names.User, stream.Anonymous: &names.Anonymous,
@@ -194,7 +195,9 @@ func eventNames(at pipelinefile.Value, format *decode.Config, schema *stream.Sch
 		if field == nil {
 			continue
 		}
-		if strings.ContainsAny(path, ".\"\\") || strings.ContainsFunc(path, func(r rune) bool { return r < ' ' }) {
+		visitor := column == stream.User || column == stream.Anonymous || column == stream.Session
+		plain := !strings.ContainsAny(path, ".\"\\") && !strings.ContainsFunc(path, func(r rune) bool { return r < ' ' })
+		if !plain && (!visitor || p.door.Consent.Anonymises()) {
 			at.Child("fields").Child(name).Problem("is %q; the collector needs a property at the top of the event, without dots, quotes and backslashes", path)
 		}
 		*field = path

@@ -199,6 +199,9 @@ func (c *Config) shown(a netip.Addr) netip.Addr {
 	return a
 }
 
+// Anonymises says that events without consent are kept, without their visitor.
+func (c *Consent) Anonymises() bool { return c.Denied == anonymise }
+
 // signalled says that the browser sends a no.
 func (c *Consent) signalled(h http.Header) bool {
 	return c.Signals && (h.Get("Sec-GPC") == "1" || h.Get("DNT") == "1")
