@@ -735,4 +735,3 @@ func BenchmarkHandler(b *testing.B) {
 		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/v1/events", strings.NewReader(body)))
 	}
 }
-
