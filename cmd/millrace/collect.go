@@ -241,6 +241,7 @@ func (p *collectPlan) run(soft, hard context.Context, stdout io.Writer, log *slo
 		scheme = "https"
 	}
 	fmt.Fprintf(stdout, "ready %s://%s\n", scheme, listener.Addr())
+	log.Info("collecting", "address", listener.Addr().String(), "to", p.to.kind)
 	err = newDoor(listener, doorMux(handler), p.door.Limits, p.Drain, log).serve(soft, hard, p.TLS)
 	s := handler.Stats()
 	log.Info("stopped", "accepted", s.Accepted, "refused", s.Refused["invalid"]+s.Refused["size"], "without_consent", s.Refused["consent"])

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -48,16 +49,22 @@ func deadline(t *testing.T) context.Context {
 	return ctx
 }
 
-// read returns the first n records of the topic.
-func read(t *testing.T, addr string, n int) []*kgo.Record {
+// read returns the records of the topic.
+func read(t *testing.T, addr string) []*kgo.Record {
 	t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumeTopics("clicks"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableClientMetrics())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
+	ctx, n := deadline(t), 0
+	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, "clicks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends.Each(func(end kadm.ListedOffset) { n += int(end.Offset) })
 	var records []*kgo.Record
-	for ctx := deadline(t); len(records) < n; {
+	for len(records) < n {
 		fetches := client.PollFetches(ctx)
 		if ctx.Err() != nil {
 			t.Fatalf("%d records; want %d", len(records), n)
@@ -83,7 +90,11 @@ func TestKeysStayInOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	last, partition := map[string]string{}, map[string]int32{}
-	for _, r := range read(t, b.Addr, len(events)) {
+	records := read(t, b.Addr)
+	if len(records) != len(events) {
+		t.Errorf("%d records of %d events", len(records), len(events))
+	}
+	for _, r := range records {
 		key := string(r.Key)
 		if key == "" {
 			if r.Key != nil {
@@ -107,7 +118,9 @@ func TestOneRefusedEventDoesNotTakeTheOthersWithIt(t *testing.T) {
 	if !errors.As(err, &outcomes) || outcomes[0] != nil || !errors.Is(outcomes[1], collect.ErrTooLarge) || outcomes[2] != nil {
 		t.Fatalf("%v; want the second event refused as too large", err)
 	}
-	read(t, b.Addr, 2)
+	if n := len(read(t, b.Addr)); n != 2 {
+		t.Errorf("%d records; want 2", n)
+	}
 	if err := l.Append(deadline(t), []collect.Event{{Value: make([]byte, 1_000_000)}}); err != nil {
 		t.Errorf("an event of the allowed size: %v", err)
 	}
@@ -209,7 +222,7 @@ func TestRestartedBrokerLosesNothingThatWasAccepted(t *testing.T) {
 	clients.Wait()
 	defer b.Close()
 	found := map[string]bool{}
-	for _, r := range read(t, b.Addr, len(accepted)) {
+	for _, r := range read(t, b.Addr) {
 		found[string(r.Value)] = true
 	}
 	for _, id := range accepted {

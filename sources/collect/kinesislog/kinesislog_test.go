@@ -158,6 +158,18 @@ func deadline(t *testing.T) context.Context {
 	return ctx
 }
 
+// await returns when a condition holds.
+func await(t *testing.T, condition func() bool) {
+	t.Helper()
+	for ctx := deadline(t); !condition(); {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal("waited in vain")
+		}
+	}
+}
+
 func TestCallsHoldWhatKinesisTakes(t *testing.T) {
 	for _, c := range []struct{ events, size, calls int }{{1, 10, 1}, {500, 10, 1}, {501, 10, 2}, {12, 1 << 19, 2}, {6, 1<<20 - 2, 2}, {5, 1<<20 - 2, 1}} {
 		s := &service{}
@@ -257,15 +269,11 @@ func TestRequestsShareCallsWhileOthersAreUnderWay(t *testing.T) {
 			}
 		})
 	}
-	for {
+	await(t, func() bool {
 		s.mu.Lock()
-		n := len(s.calls)
-		s.mu.Unlock()
-		if n == 2 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+		defer s.mu.Unlock()
+		return len(s.calls) == 2
+	})
 	for range 20 {
 		requests.Go(func() {
 			if err := l.Append(deadline(t), events(20, 10)); err != nil {
@@ -273,15 +281,11 @@ func TestRequestsShareCallsWhileOthersAreUnderWay(t *testing.T) {
 			}
 		})
 	}
-	for {
+	await(t, func() bool {
 		l.mu.Lock()
-		n := len(l.waiting)
-		l.mu.Unlock()
-		if n == 400 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+		defer l.mu.Unlock()
+		return len(l.waiting) == 400
+	})
 	close(release)
 	requests.Wait()
 	if len(s.calls) != 3 || len(s.calls[2]) != 400 || s.most != 2 {
