@@ -130,10 +130,11 @@
     }
   };
 
-  // keep stores the newest events that fit, for the next page.
+  // keep stores the newest events that fit, for the next page. What is under way is trusted to arrive unless the last
+  // request did not: twice, with one id, is better than never.
   const keep = () => {
     const events = [];
-    for (let i = queue.length - 1, bytes = 0; i >= sending && events.length < keepEvents; i--) {
+    for (let i = queue.length - 1, bytes = 0; i >= (pause ? 0 : sending) && events.length < keepEvents; i--) {
       if ((bytes += size(queue[i])) > keepBytes) break;
       events.unshift(queue[i]);
     }
