@@ -397,6 +397,100 @@ func TestCollectSpeaksTLS(t *testing.T) {
 	}
 }
 
+// The stream goes away and comes back on its folder while clients send, each again what was not taken: all that was accepted
+// is there, once. That a server is killed with -9 is tested in sources/collect/natslog.
+func TestNothingAcceptedIsLostOverRestartsOfTheStream(t *testing.T) {
+	o := nats.Options{Dir: t.TempDir()}
+	s, err := nats.Start(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { s.Close() }()
+	o.Addr = s.Addr
+	conn, err := client.Connect(s.URL(), client.MaxReconnects(-1), client.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "CLICKS", Subjects: []string{"clicks.*"}, Duplicates: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := startCollector(t, fmt.Sprintf("nats: { url: %q, stream: CLICKS }", s.URL()), "limits: { deadline: 1s }")
+	stop := make(chan struct{})
+	progress := make(chan struct{})
+	accepted := make(chan []string, 3)
+	for n := range cap(accepted) {
+		go func() { accepted <- c.shopper(n, stop, progress) }()
+	}
+	for range 3 {
+		for range 20 {
+			<-progress
+		}
+		s.Close()
+		if s, err = nats.Start(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-progress
+	close(stop)
+	times := map[string]int{}
+	var all []string
+	for range cap(accepted) {
+		all = append(all, <-accepted...)
+	}
+	info, err := log.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := uint64(1); n <= info.State.LastSeq; n++ {
+		m, err := log.GetMsg(t.Context(), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		times[m.Header.Get("Nats-Msg-Id")]++
+	}
+	for _, id := range all {
+		if times[id] != 1 {
+			t.Errorf("event %s was accepted and is there %d times", id, times[id])
+		}
+	}
+	t.Logf("%d events accepted over three restarts", len(all))
+}
+
+// shopper sends events until stop, each until it is accepted, and returns their ids.
+func (c *collector) shopper(number int, stop <-chan struct{}, progress chan<- struct{}) (accepted []string) {
+	for n := 0; ; n++ {
+		id := fmt.Sprintf("%d-%d", number, n)
+		for {
+			response, err := http.Post("http://"+c.address+"/v1/events", "", strings.NewReader(fmt.Sprintf(`{"event_id":%q,"user_id":"u%d"}`, id, number)))
+			if err != nil {
+				c.t.Error(err)
+				return accepted
+			}
+			response.Body.Close()
+			if response.StatusCode == 200 {
+				break
+			}
+			select {
+			case <-stop:
+				return accepted
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+		accepted = append(accepted, id)
+		select {
+		case progress <- struct{}{}:
+		case <-stop:
+			return accepted
+		}
+	}
+}
+
 // certificates writes a certificate of 127.0.0.1 and its key.
 func certificates(t *testing.T, dir string) *x509.CertPool {
 	t.Helper()
