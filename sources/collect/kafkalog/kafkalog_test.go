@@ -107,6 +107,9 @@ func TestKeysStayInOrder(t *testing.T) {
 		}
 		last[key], partition[key] = string(r.Value), r.Partition
 	}
+	if len(partition) != 10 {
+		t.Errorf("%d keys; want 10", len(partition))
+	}
 }
 
 func TestOneRefusedEventDoesNotTakeTheOthersWithIt(t *testing.T) {

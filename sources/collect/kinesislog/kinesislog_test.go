@@ -221,8 +221,14 @@ func TestWholeCallsAreSentAgainUnlessTheyAreRefused(t *testing.T) {
 	s.deny = func(call int) (int, string) {
 		return []int{500, 400, 400, 0}[min(call, 4)-1], []string{"InternalFailure", "ThrottlingException", "ProvisionedThroughputExceededException", ""}[min(call, 4)-1]
 	}
-	if err := start(t, s, Config{}).Append(deadline(t), events(3, 10)); err != nil || len(s.calls) != 4 {
+	var told bytes.Buffer
+	l := start(t, s, Config{})
+	l.log = slog.New(slog.NewTextHandler(&told, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if err := l.Append(deadline(t), events(3, 10)); err != nil || len(s.calls) != 4 {
 		t.Errorf("%v after %d calls; want success with the fourth", err, len(s.calls))
+	}
+	if n := strings.Count(told.String(), "are sent again"); n != 3 { // else the SDK repeats calls by itself
+		t.Errorf("%d of the calls were repeated by the log; want 3\n%s", n, told.String())
 	}
 	s = &service{deny: func(int) (int, string) { return 400, "AccessDeniedException" }}
 	err := start(t, s, Config{}).Append(deadline(t), events(3, 10))
