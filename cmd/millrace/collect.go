@@ -96,12 +96,6 @@ type collectFile struct {
 	door collect.Config
 }
 
-// certificate is a pair of PEM files.
-type certificate struct {
-	Cert string `yaml:"cert"`
-	Key  string `yaml:"key"`
-}
-
 // Validate sets the defaults and returns all problems.
 func (f *collectFile) Validate() error {
 	var problems []error
@@ -208,6 +202,10 @@ func (p *collectPlan) eventNames(at pipelinefile.Value, format *decode.Config, s
 // run serves until soft ends; the end of hard ends it at once.
 func (p *collectPlan) run(soft, hard context.Context, stdout io.Writer, log *slog.Logger) error {
 	limitMemory(p.door.Limits.InFlight)
+	encrypted, err := p.TLS.config(log)
+	if err != nil {
+		return err
+	}
 	events, err := p.to.open(soft, p.door.Limits.Deadline, log)
 	if err != nil {
 		return p.to.at.Error(err)
@@ -237,12 +235,14 @@ func (p *collectPlan) run(soft, hard context.Context, stdout io.Writer, log *slo
 		return fmt.Errorf("listen: %w", err)
 	}
 	scheme := "http"
-	if p.TLS != nil {
+	if encrypted != nil {
 		scheme = "https"
 	}
 	fmt.Fprintf(stdout, "ready %s://%s\n", scheme, listener.Addr())
 	log.Info("collecting", "address", listener.Addr().String(), "to", p.to.kind)
-	err = newDoor(listener, doorMux(handler), p.door.Limits, p.Drain, log).serve(soft, hard, p.TLS)
+	door := newDoor(listener, doorMux(handler), p.door.Limits, log)
+	door.drain, door.server.TLSConfig = p.Drain, encrypted
+	err = door.serve(soft, hard)
 	s := handler.Stats()
 	log.Info("stopped", "accepted", s.Accepted, "refused", s.Refused["invalid"]+s.Refused["size"], "without_consent", s.Refused["consent"])
 	return err

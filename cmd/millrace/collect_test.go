@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -31,6 +32,17 @@ import (
 	"github.com/millrace-io/millrace/testenv/broker"
 	"github.com/millrace-io/millrace/testenv/nats"
 )
+
+// Mutations seen red (line broken -> test):
+//   - door.go, Close instead of Shutdown             -> TestSignalAnswersWhatIsUnderWay
+//   - door.go, a second signal does not end the wait -> TestSecondSignalStopsTheCollectorAtOnce (does not end)
+//   - door.go, without ReadTimeout                   -> TestCollectSpeaksHTTPByTheRules
+//   - door.go, without MaxHeaderBytes                -> TestCollectSpeaksHTTPByTheRules
+//   - door.go, headers and bodies have an hour       -> TestSilentClientsDoNotKeepOthersOut
+//   - certificate.go, changed files are not read     -> TestCollectSpeaksTLSAndReadsRenewedCertificates
+//   - certificate.go, half a renewal leaves none     -> TestCollectSpeaksTLSAndReadsRenewedCertificates
+//   - collect.go, a stream that is not there passes  -> TestStreamThatIsNotThereStopsTheCollector (does not end)
+//   - collect.go, a collector that stops is ready    -> TestSignalAnswersWhatIsUnderWay
 
 // collector is millrace collect as a process of its own.
 type collector struct {
@@ -381,20 +393,48 @@ func TestStreamThatIsNotThereStopsTheCollector(t *testing.T) {
 	}
 }
 
-func TestCollectSpeaksTLS(t *testing.T) {
-	dir := t.TempDir()
-	pool := certificates(t, dir)
+func TestCollectSpeaksTLSAndReadsRenewedCertificates(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	certificates(t, dir, 1)
+	certificates(t, other, 2)
 	to, _ := clickStream(t)
-	c := startCollector(t, to, fmt.Sprintf("tls: { cert: %q, key: %q }", filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")))
+	c := startCollector(t, to, fmt.Sprintf("tls: { cert: %q, key: %q }", cert, key))
+	first := read(t, cert)
+	if serial := c.postOverTLS(first); serial != 1 {
+		t.Errorf("certificate %d; want the first", serial)
+	}
+	second := read(t, filepath.Join(other, "cert.pem"))
+	write(t, cert, second)
+	if serial := c.postOverTLS(first); serial != 1 {
+		t.Errorf("certificate %d in the middle of a renewal; want the old one", serial)
+	}
+	write(t, key, read(t, filepath.Join(other, "key.pem")))
+	must(t, os.Chtimes(key, time.Time{}, time.Now().Add(time.Second))) // clocks of file systems are coarse
+	if serial := c.postOverTLS(second); serial != 2 {
+		t.Errorf("certificate %d; want the renewed one", serial)
+	}
+	got := millrace(t.Context(), "listen: 127.0.0.1:0\nto: { "+to+" }\ntls: { cert: none.pem, key: none.pem }\n", "collect", "-")
+	if got.code != 1 || got.stdout != "" || !strings.Contains(got.err, "tls: stat none.pem") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// postOverTLS sends an event to a server that has to show one certificate, and returns its serial number.
+func (c *collector) postOverTLS(trusted []byte) int64 {
+	c.t.Helper()
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(trusted)
 	over := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true, ForceAttemptHTTP2: true}}
 	response, err := over.Post("https://"+c.address+"/v1/events", "", strings.NewReader(`{"user_id":"u1"}`))
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != 200 || response.ProtoMajor != 2 {
-		t.Errorf("status %d over %s", response.StatusCode, response.Proto)
+		c.t.Errorf("status %d over %s", response.StatusCode, response.Proto)
 	}
+	return response.TLS.PeerCertificates[0].SerialNumber.Int64()
 }
 
 // The stream goes away and comes back on its folder while clients send, each again what was not taken: all that was accepted
@@ -492,22 +532,18 @@ func (c *collector) shopper(number int, stop <-chan struct{}, progress chan<- st
 }
 
 // certificates writes a certificate of 127.0.0.1 and its key.
-func certificates(t *testing.T, dir string) *x509.CertPool {
+func certificates(t *testing.T, dir string, serial int64) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	must(t, err)
 	private, err := x509.MarshalPKCS8PrivateKey(key)
 	must(t, err)
-	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	write(t, filepath.Join(dir, "cert.pem"), certificate)
+	write(t, filepath.Join(dir, "cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	write(t, filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(certificate)
-	return pool
 }

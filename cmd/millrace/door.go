@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,13 +31,13 @@ const idle = 75 * time.Second
 // door is the HTTP server that events come in by.
 type door struct {
 	listener net.Listener
-	server   *http.Server
+	server   *http.Server  // speaks TLS if it has a TLSConfig
 	drain    time.Duration // for the requests that are under way at the end
 }
 
-func newDoor(l net.Listener, h http.Handler, limits collect.Limits, drain time.Duration, log *slog.Logger) *door {
+func newDoor(l net.Listener, h http.Handler, limits collect.Limits, log *slog.Logger) *door {
 	return &door{
-		listener: netutil.LimitListener(l, limits.Connections), drain: drain,
+		listener: netutil.LimitListener(l, limits.Connections),
 		server: &http.Server{
 			Handler: h, ReadHeaderTimeout: min(10*time.Second, limits.Receive), ReadTimeout: limits.Receive,
 			WriteTimeout: limits.Receive + limits.Deadline + 10*time.Second, IdleTimeout: idle,
@@ -50,16 +49,15 @@ func newDoor(l net.Listener, h http.Handler, limits collect.Limits, drain time.D
 
 // serve answers until soft ends; then it takes no connection more, answers what is under way, and returns. What has not
 // arrived whole when drain is over, or when hard ends, is cut off: nobody was told that it is accepted.
-func (d *door) serve(soft, hard context.Context, pair *certificate) error {
+func (d *door) serve(soft, hard context.Context) error {
 	ended := make(chan error, 1)
 	var served sync.WaitGroup
 	served.Go(func() {
-		if pair == nil {
+		if d.server.TLSConfig == nil {
 			ended <- d.server.Serve(d.listener)
 			return
 		}
-		d.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-		ended <- d.server.ServeTLS(d.listener, pair.Cert, pair.Key)
+		ended <- d.server.ServeTLS(d.listener, "", "")
 	})
 	defer served.Wait()
 	defer d.server.Close()

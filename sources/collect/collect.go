@@ -306,16 +306,20 @@ func (h *Handler) charge(q *request, n int) {
 
 // take appends what is good of a batch.
 func (h *Handler) take(ctx context.Context, q *request, raw [][]byte, loan *loan) (Answer, error) {
-	b := batch{h: h, request: q}
+	room := len(raw) * (addedBytes + len(q.agent))
+	for _, event := range raw {
+		room += len(event)
+	}
+	if !loan.grow(int64(room)) {
+		return Answer{}, busy(http.StatusServiceUnavailable, "busy", 0, tooMuch)
+	}
+	b := batch{h: h, request: q, out: make([]byte, 0, room)}
 	for i, event := range raw {
 		b.add(i, event)
 	}
 	a := Answer{Dropped: b.dropped, Refused: b.refused}
 	if len(b.events) == 0 {
 		return a, nil
-	}
-	if !loan.grow(b.bytes) {
-		return Answer{}, busy(http.StatusServiceUnavailable, "busy", 0, tooMuch)
 	}
 	// A page that is closed takes its connection with it, but not its last events.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.cfg.Limits.Deadline)

@@ -16,6 +16,28 @@ import (
 	"go.uber.org/goleak"
 )
 
+// Mutations seen red (line broken -> test):
+//   - collect.go, Append has the request's context                 -> TestDeadlineOfTheLogIsAnsweredAndNotTheClientsEnd
+//   - collect.go, the answer does not wait for Append              -> TestGoodEventsOfABatchAreAcceptedAndToldApart
+//   - collect.go, ErrTooLarge is like any other error              -> TestFatesOfOneBatchAreToldApart
+//   - collect.go, every origin is allowed                          -> TestPagesSendFromAllowedOriginsOnly
+//   - collect.go, a batch is charged as one event                  -> TestClientsThatSendTooMuchWait
+//   - collect.go, the loan is not given back                       -> TestGoodEventsOfABatchAreAcceptedAndToldApart
+//   - collect.go, an unknown key is like none                      -> TestWriteKeys
+//   - config.go, without Sec-GPC                                   -> TestConsentIsHonoured
+//   - config.go, every origin matches by its end                   -> TestPagesSendFromAllowedOriginsOnly
+//   - body.go, the budget has no limit                             -> TestBytesUnderWayAreBounded
+//   - body.go, the limit is of packed bytes only                   -> TestContentTypesAndEncodings
+//   - body.go, a backslash in a text hides nothing                 -> TestGoodEventsOfABatchAreAcceptedAndToldApart, FuzzSplit
+//   - enrich.go, pages' own ip and user_agent stay                 -> TestVisitorIsWhoTheRequestComesFrom
+//   - enrich.go, every hop is trusted behind a trusted proxy       -> TestVisitorIsWhoTheRequestComesFrom
+//   - enrich.go, names with escapes are not read                   -> TestVisitorIsWhoTheRequestComesFrom
+//   - enrich.go, an id is of the request and the index only        -> TestIdsOfARequestSentAgainAreTheSame
+//   - enrich.go, null is an id                                     -> TestIdsOfARequestSentAgainAreTheSame
+//   - enrich.go, the skew is taken off instead of added            -> TestClocksAreCorrected
+//   - enrich.go, collected_at and client_time of the client stay   -> TestClocksAreCorrected
+//   - limit.go, addresses of IPv6 count whole                      -> TestClientsThatSendTooMuchWait
+//   - limit.go, nobody makes room                                  -> TestLimiterRemembersNoMoreThanItMay
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // memory is a Log that fails on demand.

@@ -65,7 +65,8 @@ type Limits struct {
 	PerKey     Rate `yaml:"per_key"`
 	PerAddress Rate `yaml:"per_address"`
 
-	// InFlight is the most bytes of all requests that are not answered yet; what is beyond is answered 503. Default 32 MiB.
+	// InFlight is the most bytes of all requests that are not answered yet; what is beyond is answered 503. An event counts
+	// twice: as it came and as it goes to the log. Default 32 MiB.
 	InFlight int64 `yaml:"in_flight" unit:"bytes"`
 
 	// Connections are taken at once; others wait in the system's queue. Default 4096.

@@ -57,13 +57,15 @@ type batch struct {
 
 	events  []Event
 	index   []int // of each event in the request
-	bytes   int64 // of the events' values
 	refused []Refusal
 	dropped int
 
-	out     []byte // the values, one after another
+	out     []byte // the values, one after another; room for all of them
 	members []member
 }
+
+// addedBytes is what an event gets at most, beside the user agent.
+const addedBytes = 512
 
 var errNoConsent = errors.New("no consent")
 
@@ -88,7 +90,6 @@ func (b *batch) add(i int, raw []byte) {
 		return
 	}
 	b.events, b.index = append(b.events, event), append(b.index, i)
-	b.bytes += int64(len(event.Value))
 }
 
 // event makes what goes to the log: the members of the event as they came, without those that only the collector may
@@ -109,23 +110,20 @@ func (b *batch) event(i int, raw []byte, facts Facts) (Event, error) {
 	}
 	corrected, isCorrected := b.correct(s, raw, facts)
 
-	names := &b.h.opts.Names
 	from := len(b.out)
 	b.out = append(b.out, '{')
 	for j := range b.members {
-		m := &b.members[j]
-		if b.cuts(m, s, anonymous, isCorrected) {
-			continue
+		if m := &b.members[j]; !b.cuts(m, s, anonymous, isCorrected) {
+			b.separate(from)
+			b.out = append(b.out, raw[m.from:m.to]...)
 		}
-		b.separate(from)
-		b.out = append(b.out, raw[m.from:m.to]...)
 	}
 	if s.id == nil {
-		b.name(from, names.ID)
+		b.name(from, b.h.opts.Names.ID)
 		b.out = append(append(append(b.out, '"'), e.ID...), '"')
 	}
 	if isCorrected {
-		b.time(from, names.Time, corrected)
+		b.time(from, b.h.opts.Names.Time, corrected)
 		b.name(from, clientTime)
 		b.out = append(b.out, raw[s.time.value:s.time.to]...)
 	}

@@ -101,36 +101,6 @@ type frame struct {
 	Tests       Value  `yaml:"tests"`
 }
 
-// ParseOther reads a file that is no pipeline file as strictly as one. The value is the file's top, absent when there is
-// none to go on with; keys are some that it may have, for messages.
-func ParseOther(path string, text []byte, keys string, env func(string) (string, bool)) (*File, Value) {
-	f := &File{Path: path, keys: keys, origins: map[*yaml.Node]origin{}}
-	root := f.parse(text)
-	if root == nil {
-		return f, Value{file: f}
-	}
-	f.check(root, env)
-	if root.Kind != yaml.MappingNode {
-		f.problem(root, "the file is %s; want keys such as %s", kindOf(root), keys)
-		return f, Value{file: f}
-	}
-	return f, Value{file: f, node: root, key: root}
-}
-
-// Has says that a text is a file with a key at its top, whatever else is wrong with it.
-func Has(text []byte, key string) bool {
-	root, err := readNode(text)
-	if err != nil || root.Kind != yaml.MappingNode {
-		return false
-	}
-	for i := 0; i < len(root.Content); i += 2 {
-		if root.Content[i].Value == key {
-			return true
-		}
-	}
-	return false
-}
-
 var validName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // Parse reads the text of a pipeline file. env is os.LookupEnv. What is wrong stands in the File's Problems.
@@ -163,6 +133,36 @@ func Parse(path string, text []byte, env func(string) (string, bool)) *File {
 		f.problem(t.key, "tests is not in this version: nothing would run them")
 	}
 	return f
+}
+
+// ParseOther reads a file that is no pipeline file as strictly as one. The value is the file's top, absent when there is
+// none to go on with; keys are some that it may have, for messages.
+func ParseOther(path string, text []byte, keys string, env func(string) (string, bool)) (*File, Value) {
+	f := &File{Path: path, keys: keys, origins: map[*yaml.Node]origin{}}
+	root := f.parse(text)
+	if root == nil {
+		return f, Value{file: f}
+	}
+	f.check(root, env)
+	if root.Kind != yaml.MappingNode {
+		f.problem(root, "the file is %s; want keys such as %s", kindOf(root), keys)
+		return f, Value{file: f}
+	}
+	return f, Value{file: f, node: root, key: root}
+}
+
+// Has says that a text is a file with a key at its top, whatever else is wrong with it.
+func Has(text []byte, key string) bool {
+	root, err := readNode(text)
+	if err != nil || root.Kind != yaml.MappingNode {
+		return false
+	}
+	for i := 0; i < len(root.Content); i += 2 {
+		if root.Content[i].Value == key {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *File) checkName(top Value) {

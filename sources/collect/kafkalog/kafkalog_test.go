@@ -21,6 +21,10 @@ import (
 	"github.com/millrace-io/millrace/testenv/broker"
 )
 
+// Mutations of kafkalog.go seen red (line broken -> test):
+//   - every outcome is success                       -> TestOneRefusedEventDoesNotTakeTheOthersWithIt
+//   - a record that is too large is like any failure -> TestOneRefusedEventDoesNotTakeTheOthersWithIt
+//   - records have no key                            -> TestKeysStayInOrder
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func start(t *testing.T, o broker.Options) *broker.Broker {

@@ -20,6 +20,14 @@ import (
 	"github.com/millrace-io/millrace/stream"
 )
 
+// Mutations of kinesislog.go seen red (line broken -> test):
+//   - a call takes 10 MiB                            -> TestCallsHoldWhatKinesisTakes
+//   - stored records are sent again too              -> TestOnlyFailedRecordsAreSentAgain
+//   - throttling counts as a refusal                 -> TestWholeCallsAreSentAgainUnlessTheyAreRefused
+//   - nothing counts as a refusal                    -> TestWholeCallsAreSentAgainUnlessTheyAreRefused
+//   - the SDK repeats calls by itself                -> TestWholeCallsAreSentAgainUnlessTheyAreRefused
+//   - given-up events wait on                        -> TestGivenUpEventsDoNotWait
+//   - records of 2 MiB are sent                      -> TestRecordsThatKinesisNeverTakesAreRefused
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // record is one that the service was sent.
@@ -77,7 +85,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		fmt.Fprintf(w, `{"StreamDescriptionSummary":{"StreamName":"clicks","StreamStatus":%q}}`, s.state)
 	default:
-		s.t.Errorf("call of %s", call)
+		s.t.Errorf("a call of %s", call)
 	}
 }
 
@@ -332,8 +340,12 @@ func TestEveryKeyIsOneThatKinesisTakes(t *testing.T) {
 			t.Errorf("key of %d bytes became %q", len(key), got)
 		}
 	}
-	if partitionKey("") == partitionKey("") || partitionKey(long) != partitionKey(long) || partitionKey("\xff") != "\uFFFD" {
-		t.Error("keys: want others for none, the same for the same, UTF-8 for all")
+	one, other := partitionKey(""), partitionKey("")
+	if one == other {
+		t.Error("events without a key have one; want any shard")
+	}
+	if again := partitionKey(strings.Clone(long)); again != partitionKey(long) || partitionKey("\xff") != "\uFFFD" {
+		t.Error("want the same for the same key, and UTF-8 for all")
 	}
 }
 

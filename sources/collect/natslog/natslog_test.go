@@ -26,6 +26,11 @@ const (
 	serverAddr = "MILLRACE_TEST_NATS_ADDR"
 )
 
+// Mutations of natslog.go seen red (line broken -> test):
+//   - events have no Nats-Msg-Id                     -> TestKeysStayInOneSubjectAndIdsAreThereOnce
+//   - acknowledgements are not waited for            -> TestKilledServerLosesNothingThatWasAccepted
+//   - the server's largest message is not known      -> TestEventsThatTheServerNeverTakesAreRefused
+//   - the subject is any                             -> TestKeysStayInOneSubjectAndIdsAreThereOnce
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(serverDir); dir != "" {
 		if _, err := nats.Start(nats.Options{Dir: dir, Addr: os.Getenv(serverAddr)}); err != nil {

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // What the script does is tested in a browser: cmd/millrace/tracker_real_test.go.
@@ -14,6 +16,8 @@ import (
 // Mutations seen red:
 //   - tracker.go, the source is served as it is    -> TestScriptIsSmall
 //   - tracker.go, one ETag for both encodings      -> TestScriptIsCachedByItsContent
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func get(t *testing.T, h http.Handler, method string, header map[string]string) *http.Response {
 	t.Helper()
