@@ -89,6 +89,8 @@ type Log struct {
 	cancel context.CancelFunc
 	calls  sync.WaitGroup
 
+	timeout time.Duration // callTimeout, longer in tests
+
 	mu      sync.Mutex
 	waiting []*item // in order
 	free    int     // calls that may begin
@@ -124,7 +126,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Log, error) {
 func newLog(cfg Config, c client, log *slog.Logger) *Log {
 	cfg.EnsureDefaults()
 	stop, cancel := context.WithCancel(context.Background())
-	return &Log{cfg: cfg, client: c, log: log, stop: stop, cancel: cancel, free: cfg.Calls}
+	return &Log{cfg: cfg, client: c, log: log, stop: stop, cancel: cancel, free: cfg.Calls, timeout: callTimeout}
 }
 
 // Append returns when every event has its sequence number, is refused, or ctx is over.
@@ -256,7 +258,7 @@ func (l *Log) put(batch []*item) (failed []*item, attempts int) {
 	for i, it := range batch {
 		in.Records[i] = it.entry
 	}
-	ctx, cancel := context.WithTimeout(l.stop, callTimeout)
+	ctx, cancel := context.WithTimeout(l.stop, l.timeout)
 	defer cancel()
 	out, err := l.client.PutRecords(ctx, in)
 	if err == nil && len(out.Records) != len(batch) {
