@@ -90,13 +90,32 @@ func (h *Handler) read(r *http.Request, f format, loan *loan) (*body, error) {
 	}
 	b := &body{buffer: buffers.Get().(*bytes.Buffer)}
 	b.buffer.Reset()
-	held := 0
-	for {
+	err := b.fill(in, limit, loan)
+	var known *refusal
+	switch {
+	case err == nil:
+		b.bytes = b.buffer.Bytes()
+		return b, nil
+	case errors.Is(err, errTooLarge):
+		err = tooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = refuse(http.StatusRequestTimeout, "slow", "the body took longer than %s", h.cfg.Limits.Receive)
+	case !errors.As(err, &known):
+		err = refuse(http.StatusBadRequest, "body", "the body did not arrive whole")
+	}
+	b.free()
+	return nil, err
+}
+
+var errTooLarge = errors.New("more bytes than allowed")
+
+// fill reads to the end.
+func (b *body) fill(in io.Reader, limit int64, loan *loan) error {
+	for held := 0; ; {
 		b.buffer.Grow(step)
 		if grown := b.buffer.Cap(); grown > held {
 			if !loan.grow(int64(grown - held)) {
-				b.free()
-				return nil, busy(http.StatusServiceUnavailable, "busy", 0, tooMuch)
+				return busy(http.StatusServiceUnavailable, "busy", 0, tooMuch)
 			}
 			held = grown
 		}
@@ -104,17 +123,11 @@ func (h *Handler) read(r *http.Request, f format, loan *loan) (*body, error) {
 		b.buffer.Write(b.buffer.AvailableBuffer()[:n])
 		switch {
 		case int64(b.buffer.Len()) > limit:
-			b.free()
-			return nil, tooLarge
+			return errTooLarge
 		case errors.Is(err, io.EOF):
-			b.bytes = b.buffer.Bytes()
-			return b, nil
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			b.free()
-			return nil, refuse(http.StatusRequestTimeout, "slow", "the body took longer than %s", h.cfg.Limits.Receive)
+			return nil
 		case err != nil:
-			b.free()
-			return nil, refuse(http.StatusBadRequest, "body", "the body did not arrive whole")
+			return err
 		}
 	}
 }
