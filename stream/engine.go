@@ -64,6 +64,7 @@ type Stats struct {
 	CommitSeconds       Histogram // from the decision to commit until everything was published
 	StagedBytes         uint64    // of published files
 	Budget, Buffered    int64     // bytes: Config.Memory, and what is in use of it
+	Unowned             int       // partitions without an owner, in any process; -1: the source does not know
 	Partitions          []PartitionStats
 }
 

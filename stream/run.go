@@ -81,7 +81,8 @@ type Engine struct {
 	mu        sync.Mutex
 	workers   map[*worker]bool
 	counts    Stats // the counters only
-	undrained int   // partitions with uncommitted records that a stop left behind
+	overview  Overview
+	undrained int // partitions with uncommitted records that a stop left behind
 	running   sync.WaitGroup
 }
 
@@ -108,6 +109,11 @@ func (e *Engine) Run(soft, hard context.Context, src Source) error {
 	defer e.softStop()
 	defer e.hardStop(nil)
 
+	if o, ok := src.(Overview); ok {
+		e.mu.Lock()
+		e.overview = o
+		e.mu.Unlock()
+	}
 	err := src.Run(e.soft, e.assigned)
 	e.abortAll()
 	e.running.Wait()

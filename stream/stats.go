@@ -27,6 +27,10 @@ func (e *Engine) Stats() Stats {
 	s.DeadByStage, s.Rows, s.Retries = maps.Clone(s.DeadByStage), maps.Clone(s.Rows), maps.Clone(s.Retries)
 	s.CommitSeconds.Counts = slices.Clone(s.CommitSeconds.Counts)
 	s.Budget, s.Buffered = e.cfg.Memory, e.budget.used()
+	s.Unowned = -1
+	if e.overview != nil {
+		s.Unowned = e.overview.Unowned()
+	}
 	for w := range e.workers {
 		s.Partitions = append(s.Partitions, w.stats())
 	}

@@ -130,6 +130,12 @@ type Source interface {
 	Checkpoints(ctx context.Context) (map[string]Checkpoint, error)
 }
 
+// Overview is what a Source may tell beside its contract.
+type Overview interface {
+	// Unowned is how many partitions have work and no owner, in any process; -1: not known yet. It is safe for concurrent use.
+	Unowned() int
+}
+
 // Assignment is one tenure of one partition in this process. The source implements it; all methods are safe for
 // concurrent use.
 type Assignment interface {

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Installs what the full tests need beside Go, by package name: a browser, and readers of Parquet that are not ours.
+# Installs what the full tests need beside Go, by package name: a browser, readers of Parquet that are not ours, and stand-ins for Amazon's
+# services that are not ours either.
 set -euo pipefail
 apt() {
   local sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
@@ -10,3 +11,7 @@ python3 -c 'import venv, ensurepip' 2> /dev/null || apt python3 python3-venv
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/millrace/venv
 want='pyarrow==26.0.1 duckdb==2.0.0 pytz tzdata'
 [ "$(cat "$venv/complete" 2> /dev/null)" = "$want" ] || { python3 -m venv "$venv"; "$venv/bin/pip" install -q --disable-pip-version-check $want; echo "$want" > "$venv/complete"; }
+command -v npm > /dev/null || apt nodejs npm
+list=$(cd "$(dirname "$0")" && pwd)/npm
+npm=${XDG_CACHE_HOME:-$HOME/.cache}/millrace/npm
+cmp -s "$list/package-lock.json" "$npm/complete" || { mkdir -p "$npm"; cp "$list"/package{,-lock}.json "$npm"; npm ci --silent --no-audit --no-fund --prefix "$npm" < /dev/null; cp "$list/package-lock.json" "$npm/complete"; }

@@ -17,6 +17,7 @@ import (
 	"github.com/millrace-io/millrace/sources/collect/natslog"
 	"github.com/millrace-io/millrace/sources/files"
 	"github.com/millrace-io/millrace/sources/kafka"
+	"github.com/millrace-io/millrace/sources/kinesis"
 	"github.com/millrace-io/millrace/sources/nats"
 	"github.com/millrace-io/millrace/stream"
 )
@@ -101,6 +102,12 @@ func (p *plan) wireSource(c *pipelinefile.Choice, format *decode.Config) {
 		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
 			return nats.New(*cfg, nats.Options{Pipeline: p.file.Name, Log: log})
 		}
+	case c.Is("kinesis"):
+		cfg := &kinesis.Config{Table: "millrace-" + p.file.Name}
+		c.Into(cfg)
+		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
+			return kinesis.New(*cfg, kinesis.Options{Pipeline: p.file.Name, Log: log})
+		}
 	case c.Is("files"):
 		cfg := new(files.Config)
 		c.Into(cfg)
@@ -110,7 +117,7 @@ func (p *plan) wireSource(c *pipelinefile.Choice, format *decode.Config) {
 			return files.New(*cfg, p.file.Name, log), nil
 		}
 	default:
-		c.Unknown("source", "kinesis", "collect")
+		c.Unknown("source", "collect")
 	}
 	if format.WantsHeader() && c.Kind != "files" {
 		p.file.Decode.Child("csv").Child("columns").Problem("is missing; want the names of the fields: records from %s have no header line", c.Kind)

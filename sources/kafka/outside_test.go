@@ -169,7 +169,7 @@ func (c *conn) Close() error {
 func backend(addr string, session time.Duration) sourcetest.Backend {
 	return sourcetest.Backend{
 		Features: sourcetest.Features{
-			Sharing: sourcetest.Balanced, Retention: true, Keys: true, Headers: true, Times: true, Lag: true, Empty: true, Binary: true,
+			Sharing: sourcetest.Balanced, Retention: true, TellsGaps: true, Keys: true, Headers: true, Times: true, Lag: true, Empty: true, Binary: true,
 			Lapse: session,
 		},
 		NotOurs: []goleak.Option{

@@ -167,12 +167,12 @@ func (w *Worker) Saw(r Row) {
 	claimed := r.Claim != "" && held != nil
 	taken := held != nil && r.Run != w.run
 	if free || claimed || taken {
-		w.again()
+		w.Again()
 	}
 }
 
-// again makes Run look soon.
-func (w *Worker) again() {
+// Again makes Run look soon: there may be partitions that were not there before.
+func (w *Worker) Again() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
@@ -256,7 +256,7 @@ func (w *Worker) take(ctx context.Context, r Row, granted func(*Lease)) error {
 	sent := time.Now()
 	revision, err := write(ctx, r)
 	if errors.Is(err, ErrConflict) {
-		w.again()
+		w.Again()
 		return nil
 	}
 	if err != nil {
@@ -300,7 +300,7 @@ func (w *Worker) forget(l *Lease) {
 	if released {
 		w.lapsed[l.Partition()] = l.Epoch()
 	}
-	w.again()
+	w.Again()
 }
 
 // taker says who has r now. A worker with our own name ends the run: each of the two would take from the other for ever.
@@ -312,7 +312,7 @@ func (w *Worker) taker(r Row) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.failed = stream.Fatal(err)
-	w.again()
+	w.Again()
 	return err
 }
 

@@ -56,12 +56,6 @@ const (
 	// requestTimeout bounds one request; what fails is repeated.
 	requestTimeout = 5 * time.Second
 
-	// failedDrain bounds a drain once the run has failed: the engine may be told to give up.
-	failedDrain = 30 * time.Second
-
-	// goodbye bounds a release that nobody answers; then the lease runs out by itself.
-	goodbye = 3 * time.Second
-
 	// watchInterval is between two looks at the stream's ends; it bounds how old the lag is.
 	watchInterval = 2 * time.Second
 )
@@ -295,11 +289,10 @@ func (s *Source) openTable(ctx context.Context, c *connection) (lease.Table, err
 type run struct {
 	*Source
 	*connection
-	table    lease.Table
-	worker   *lease.Worker
-	assigned func(stream.Assignment) (stream.Consumer, error)
+	table  lease.Table
+	worker *lease.Worker
+	holder lease.Holder
 
-	soft context.Context // Run's own
 	ctx  context.Context // ends when the run stops or fails, with the reason as its cause
 	fail context.CancelCauseFunc
 
@@ -318,9 +311,10 @@ func (s *Source) Run(ctx context.Context, assigned func(stream.Assignment) (stre
 		return err
 	}
 	defer c.Close()
-	r := &run{Source: s, connection: c, assigned: assigned, soft: ctx, tenures: map[string]*tenure{}}
+	r := &run{Source: s, connection: c, tenures: map[string]*tenure{}}
 	r.ctx, r.fail = context.WithCancelCause(ctx)
 	defer r.fail(nil)
+	r.holder = lease.Holder{Soft: ctx, Run: r.ctx, Fail: r.fail, Assigned: assigned, Log: s.log}
 	if err := r.own(); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -372,7 +366,7 @@ func (r *run) begin(l *lease.Lease) {
 	r.tenures[l.Partition()] = t
 	r.mu.Unlock()
 	r.living.Go(func() {
-		t.live()
+		r.holder.Hold(l, t, t.deliver)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.tenures[l.Partition()] == t {

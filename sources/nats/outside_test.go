@@ -158,7 +158,7 @@ func (t *lossy) Update(ctx context.Context, r lease.Row) (uint64, error) {
 func backend(url string, period time.Duration) sourcetest.Backend {
 	return sourcetest.Backend{
 		Features: sourcetest.Features{
-			Sharing: sourcetest.Balanced, Retention: true, Keys: true, Times: true, Lag: true, Empty: true, Binary: true,
+			Sharing: sourcetest.Balanced, Retention: true, TellsGaps: true, Keys: true, Times: true, Lag: true, Empty: true, Binary: true,
 			Lapse: period,
 		},
 		NotOurs: serverGoroutines(),

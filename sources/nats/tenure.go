@@ -16,12 +16,9 @@ import (
 	"github.com/millrace-io/millrace/stream"
 )
 
-// deliverGrace is how long an ending tenure waits for a Deliver that does not heed its context before it drains.
-const deliverGrace = time.Second
-
 var errEnding = errors.New("the tenure ends")
 
-// tenure is one partition from its lease until that is given back or lost: the engine's stream.Assignment. live runs it.
+// tenure is one partition from its lease until that is given back or lost: the engine's stream.Assignment. lease.Holder runs it.
 //
 // How it knows that nothing is missing. A stream's limits remove its oldest messages, whatever their subject. If the first
 // sequence of the stream, asked for after a message was received, is not above verified+1, then nothing after verified has
@@ -50,89 +47,15 @@ type tenure struct {
 
 func newTenure(r *run, l *lease.Lease) *tenure { return &tenure{Lease: l, run: r} }
 
-// live is the tenure from the assignment to the end of the lease.
-func (t *tenure) live() {
-	consumer, err := t.run.assigned(t)
-	if err != nil {
-		t.run.fail(err)
-		t.release(context.Background())
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	var delivering sync.WaitGroup
-	delivered := make(chan struct{})
-	delivering.Go(func() {
-		defer close(delivered)
-		if err := t.deliver(ctx, consumer); err != nil && ctx.Err() == nil {
-			t.run.fail(fmt.Errorf("partition %s: %w", t.Partition(), err))
-		}
-	})
-	defer delivering.Wait()
-	select {
-	case <-t.Done():
-	case <-t.Wanted():
-	case <-t.run.ctx.Done():
-	}
-	cancel()
-	select {
-	case <-delivered: // so no Deliver begins after Drain
-	case <-t.Done():
-	case <-time.After(deliverGrace):
-	}
-	t.end(consumer)
-}
-
-// end drains the tenure, or aborts it when the lease is lost already.
-func (t *tenure) end(consumer stream.Consumer) {
-	defer t.Lapse()
-	select {
-	case <-t.Done():
-		consumer.Abort()
-		return
-	default:
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go t.boundDrain(ctx, cancel)
-	if consumer.Drain(ctx, stream.Handoff) != nil {
-		consumer.Abort()
-		return
-	}
-	t.release(ctx)
-}
-
-func (t *tenure) release(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, goodbye)
-	defer cancel()
-	if err := t.Release(ctx); err != nil && !errors.Is(err, stream.ErrLost) {
-		t.run.log.Warn("partition was not released; others wait for its lease", "partition", t.Partition(), "error", err)
-	}
-}
-
-// boundDrain gives a drain up when the lease is lost, and a while after the run has failed.
-func (t *tenure) boundDrain(ctx context.Context, giveUp context.CancelFunc) {
-	defer giveUp()
-	select {
-	case <-t.run.ctx.Done():
-	case <-t.Done():
-		return
-	case <-ctx.Done():
-		return
-	}
-	var late <-chan time.Time
-	if t.run.soft.Err() == nil {
-		late = time.After(failedDrain)
-	}
-	select {
-	case <-late:
-	case <-t.Done():
-	case <-ctx.Done():
-	}
-}
-
 // deliver reads and hands over until ctx ends or the consumer has enough.
-func (t *tenure) deliver(ctx context.Context, consumer stream.Consumer) error {
+func (t *tenure) deliver(ctx context.Context, consumer stream.Consumer) (ended bool, err error) {
+	if err := t.read(ctx, consumer); err != nil {
+		return false, fmt.Errorf("partition %s: %w", t.Partition(), err)
+	}
+	return false, nil
+}
+
+func (t *tenure) read(ctx context.Context, consumer stream.Consumer) error {
 	after, ok := consumer.Start()
 	if ctx.Err() != nil {
 		return errEnding

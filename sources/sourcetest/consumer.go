@@ -163,7 +163,9 @@ func (w *worker) assign(a stream.Assignment) (stream.Consumer, error) {
 			return nil, err
 		}
 	}
+	s.mu.Lock()
 	i, ok := s.byName[a.Partition()]
+	s.mu.Unlock()
 	if !ok {
 		s.Errorf("assigned unknown partition %q", a.Partition())
 		return nil, errors.New("unknown partition")
@@ -178,8 +180,13 @@ func (w *worker) assign(a stream.Assignment) (stream.Consumer, error) {
 			if p.end == "" && (p.worker == w || !s.anyGone()) {
 				s.Errorf("%s is assigned to worker %d while worker %d has it", a.Partition(), w.id, p.worker.id)
 			}
-			if p.end == "drained" && p.why == stream.Ended {
+			if p.end == "drained" && p.why == stream.Ended && !p.worker.gone.Load() { // one that is gone may not have recorded it
 				s.Errorf("%s is assigned again after its end", a.Partition())
+			}
+		}
+		for _, parent := range s.parents[i] {
+			if p := s.last(parent, nil); p == nil || p.end != "drained" || p.why != stream.Ended {
+				s.Errorf("%s is assigned to worker %d before its parent %s has ended", a.Partition(), w.id, s.log.Partition(parent))
 			}
 		}
 		for _, p := range s.tenures {

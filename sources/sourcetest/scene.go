@@ -32,6 +32,7 @@ type scene struct {
 	expected [][]Message   // what each partition holds, by index; append-only
 	trimmed  []int         // records of each partition that are gone
 	byName   map[string]int
+	parents  [][]int                   // of each partition
 	where    []map[int]stream.Position // where a record was seen first, by index
 	tenures  []*tenure                 // all that ever were, in order of assignment
 	workers  []*worker
@@ -40,11 +41,10 @@ type scene struct {
 func newScene(t *testing.T, b Backend, partitions int) *scene {
 	s := &scene{
 		T: t, Features: b.Features, log: b.New(t, partitions), lake: newLake(),
-		changed: make(chan struct{}), expected: make([][]Message, partitions), trimmed: make([]int, partitions), byName: map[string]int{},
+		changed: make(chan struct{}), byName: map[string]int{},
 	}
-	for i := range partitions {
-		s.byName[s.log.Partition(i)] = i
-		s.where = append(s.where, map[int]stream.Position{})
+	for range partitions {
+		s.grow()
 	}
 	if len(s.byName) != partitions {
 		t.Fatalf("%d partitions have %d names", partitions, len(s.byName))
@@ -56,6 +56,39 @@ func newScene(t *testing.T, b Backend, partitions int) *scene {
 		s.checkKept()
 	})
 	return s
+}
+
+// grow adds the next partition. Call it with mu held, once there are workers.
+func (s *scene) grow(parents ...int) {
+	i := len(s.expected)
+	s.byName[s.log.Partition(i)] = i
+	s.expected = append(s.expected, nil)
+	s.trimmed = append(s.trimmed, 0)
+	s.parents = append(s.parents, parents)
+	s.where = append(s.where, map[int]stream.Position{})
+}
+
+// split ends partition i and returns the first of the two that follow it.
+func (s *scene) split(i int) (first int) {
+	s.Helper()
+	s.note(func() { // under the lock: a worker may be assigned the new ones at once
+		first = len(s.expected)
+		s.log.(Resharder).Split(s.T, i)
+		s.grow(i)
+		s.grow(i)
+	})
+	return first
+}
+
+// merge ends partitions i and j and returns the one that follows them.
+func (s *scene) merge(i, j int) (child int) {
+	s.Helper()
+	s.note(func() {
+		child = len(s.expected)
+		s.log.(Resharder).Merge(s.T, i, j)
+		s.grow(i, j)
+	})
+	return child
 }
 
 // note wakes everybody who waits for a condition.
@@ -123,6 +156,13 @@ func (s *scene) append(i, n int) {
 
 func (s *scene) appendMessages(i int, ms ...Message) {
 	s.Helper()
+	if s.Keyed {
+		for i := range ms {
+			if len(ms[i].Key) == 0 {
+				ms[i].Key = []byte("any")
+			}
+		}
+	}
 	s.note(func() {
 		for _, m := range ms {
 			if len(m.Value) > 0 || s.Empty {

@@ -39,13 +39,24 @@ type Features struct {
 	// Retention: Trim works, and a checkpoint older than the oldest record ends Run with stream.ErrRetention.
 	Retention bool
 
+	// TellsGaps: the source knows when nothing is missing between a committed record that is gone and the oldest one that is
+	// left. Else it takes that for a gap.
+	TellsGaps bool
+
+	// Resharding: partitions split and merge; the Log is a Resharder.
+	Resharding bool
+
 	Keys    bool // Record.Key is Message.Key; else it is nil
+	Keyed   bool // the log takes no record without a key; the suite appends none
 	Headers bool // Record.Headers are Message.Headers, in order; else there are none
 	Times   bool // Record.Time is when the log took the record; else it is zero
 	Lag     bool // Assignment.Lag knows the records; else it returns -1
 
 	// Empty: the log can hold a record of 0 bytes. Else appending one leaves no record behind.
 	Empty bool
+
+	// Largest is the most bytes of a value that the log takes, as far as the suite goes. 0 is 1 MiB.
+	Largest int
 
 	// Binary: values may hold any byte. Else the suite appends JSON texts without line breaks.
 	Binary bool
@@ -85,6 +96,18 @@ type Log interface {
 	// Open makes a worker on this log; its Run is called once, or never. Several live at the same time. A worker starts
 	// at the oldest record where nothing is committed, and has the shortest time-outs that the server allows.
 	Open(t *testing.T) *Worker
+}
+
+// Resharder is a Log whose partitions split and merge. What was appended to the old partition comes before what is appended to
+// the new ones.
+type Resharder interface {
+	Log
+
+	// Split ends partition i. Two new ones follow it, with the next numbers.
+	Split(t *testing.T, i int)
+
+	// Merge ends partitions i and j, which Split made. A new one follows them, with the next number.
+	Merge(t *testing.T, i, j int)
 }
 
 // Worker is a source as one process has it, with the faults that its outside can have.

@@ -2,8 +2,9 @@
 
 compare.py csv  LAKE DEAD FILE...   input: Online Retail CSV, plain or gzip
 compare.py json LAKE DEAD FILE...   input: JSON lines
+compare.py same LAKE LAKE...        no input: the lakes must hold the same rows, but for where and when they were read
 
-Every input row must stand exactly once in the lake or in the dead letters, and nothing else may. Prints what differs.
+For the first two every input row must stand exactly once in the lake or in the dead letters, and nothing else may. Prints what differs.
 """
 import collections, csv, datetime, glob, gzip, io, json, os, sys
 import pyarrow.parquet as pq
@@ -66,6 +67,26 @@ def json_input(names):
             except ValueError:
                 yield line
 
+
+def whole(folder):
+    """All rows, but for the columns that say which log a row came from and when that took it."""
+    names = None
+    rows = collections.Counter()
+    for name in visible(folder, ".parquet"):
+        table = pq.ParquetFile(name).read()
+        columns = sorted(c for c in table.column_names if not c.startswith("_") and c != "received_at")
+        names = names or columns
+        assert names == columns, (names, columns)
+        rows.update(repr(row) for row in zip(*(table[c].to_pylist() for c in columns)))
+    return rows
+
+
+if sys.argv[1] == "same":
+    lakes = {folder: whole(folder) for folder in sys.argv[2:]}
+    first = next(iter(lakes.values()))
+    for folder, rows in lakes.items():
+        print(sum(rows.values()), "rows in", folder, "" if rows == first else "DIFFER: %r" % list((rows - first + (first - rows)).items())[:3])
+    sys.exit(0 if first and all(rows == first for rows in lakes.values()) else 1)
 
 kind, lake_folder, dead_folder, names = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
 want = collections.Counter(csv_input(names) if kind == "csv" else json_input(names))

@@ -115,12 +115,18 @@ func (m *millrace) verify() {
 // compare counts with Python.
 func compare(t *testing.T, kind, lake, dead string, inputs []string) {
 	t.Helper()
+	python(t, append([]string{kind, lake, dead}, inputs...)...)
+}
+
+// python runs compare.py.
+func python(t *testing.T, args ...string) {
+	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
 	python := filepath.Join(cache, "millrace", "venv", "bin", "python")
-	text, err := exec.CommandContext(t.Context(), python, append([]string{"compare.py", kind, lake, dead}, inputs...)...).CombinedOutput()
+	text, err := exec.CommandContext(t.Context(), python, append([]string{"compare.py"}, args...)...).CombinedOutput()
 	t.Logf("%s", text)
 	if err != nil {
 		t.Errorf("compare: %v (testenv/install.sh makes the environment)", err)
@@ -343,6 +349,11 @@ func produce(t *testing.T, ctx context.Context, broker, file string) {
 // finish runs the pipeline until nothing is left to read or to commit, and stops it softly.
 func (m *millrace) finish() {
 	m.t.Helper()
+	m.finishWhen(settled)
+}
+
+func (m *millrace) finishWhen(settled func(admin string) bool) {
+	m.t.Helper()
 	cmd, said := m.command("run", m.file)
 	if err := cmd.Start(); err != nil {
 		m.t.Fatal(err)
@@ -368,19 +379,24 @@ func (m *millrace) finish() {
 	}
 }
 
-// settled says that all four partitions are here, without lag and without uncommitted records.
-func settled(admin string) bool {
+// settled says that all four partitions of a topic are here and done with.
+func settled(admin string) bool { return caughtUp(admin, "millrace_partition_lag_records{", 4) }
+
+// caughtUp says that so many partitions are here, without lag by the given metric and without uncommitted records, and that none
+// waits for an owner.
+func caughtUp(admin, lag string, partitions int) bool {
 	caught := 0
 	for line := range strings.Lines(metrics(admin)) {
 		value := strings.TrimSpace(line[strings.LastIndexByte(strings.TrimSpace(line), ' ')+1:])
 		switch {
-		case strings.HasPrefix(line, "millrace_partition_lag_records{") && value == "0":
+		case strings.HasPrefix(line, lag) && value == "0":
 			caught++
-		case strings.HasPrefix(line, "millrace_partition_oldest_uncommitted_age_seconds{") && value != "0":
+		case strings.HasPrefix(line, "millrace_partition_oldest_uncommitted_age_seconds{") && value != "0",
+			strings.HasPrefix(line, "millrace_partitions_unowned{") && value != "0":
 			return false
 		}
 	}
-	return caught == 4
+	return caught == partitions
 }
 
 // metrics is what the admin server says; empty when it does not answer.

@@ -92,9 +92,9 @@ func healthz(w http.ResponseWriter, e Engine) {
 
 // readyz fails until this process has partitions and all that their last owners committed is published.
 func readyz(w http.ResponseWriter, e Engine) {
-	partitions := e.Stats().Partitions
+	stats := e.Stats()
 	var waiting, retrying []string
-	for _, p := range partitions {
+	for _, p := range stats.Partitions {
 		if !p.Recovered {
 			waiting = append(waiting, "partition "+p.Partition+" is being recovered")
 		}
@@ -102,14 +102,17 @@ func readyz(w http.ResponseWriter, e Engine) {
 			retrying = append(retrying, fmt.Sprintf("partition %s retries since %s: %s", p.Partition, p.RetryingSince.UTC().Format(time.RFC3339), p.Retrying))
 		}
 	}
-	if len(partitions) == 0 {
+	if len(stats.Partitions) == 0 {
 		waiting = append(waiting, "no partition is assigned to this process")
 	}
 	if len(waiting) > 0 {
 		http.Error(w, strings.Join(append(waiting, retrying...), "\n"), http.StatusServiceUnavailable)
 		return
 	}
-	fmt.Fprintf(w, "ready: %d partitions\n", len(partitions))
+	fmt.Fprintf(w, "ready: %d partitions\n", len(stats.Partitions))
+	if stats.Unowned > 0 {
+		fmt.Fprintf(w, "%d partitions have no owner in any process\n", stats.Unowned)
+	}
 	for _, line := range retrying {
 		fmt.Fprintln(w, line)
 	}

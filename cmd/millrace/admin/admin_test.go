@@ -43,7 +43,7 @@ func picture() *engine {
 		Records: 10, Bytes: 5000, Kept: 6, Dropped: 3, Dead: 1,
 		DeadByStage: map[string]uint64{"decode": 1}, Rows: map[string]uint64{"lake": 6}, Retries: map[string]uint64{"lake.stage": 2},
 		CommitSeconds: stream.Histogram{Bounds: []float64{.1, 1}, Counts: []uint64{2, 1, 1}, Sum: 4.5},
-		StagedBytes:   900, Budget: 1 << 20, Buffered: 77,
+		StagedBytes:   900, Budget: 1 << 20, Buffered: 77, Unowned: 2,
 		Partitions: []stream.PartitionStats{
 			{Partition: "clicks-0", Epoch: 3, Recovered: true, LagRecords: 4, LagAge: 2 * time.Second, Watermark: now.Add(-3 * time.Second), LastCommit: now.Add(-time.Minute), Oldest: now.Add(-5 * time.Second)},
 			{Partition: "clicks-0", Epoch: 2, LagRecords: 99, LagAge: -1},
@@ -73,6 +73,9 @@ millrace_partition_lag_records{partition="clicks-0",pipeline="clicks"} 4
 # TYPE millrace_partition_oldest_uncommitted_age_seconds gauge
 millrace_partition_oldest_uncommitted_age_seconds{partition="clicks-0",pipeline="clicks"} 5
 millrace_partition_oldest_uncommitted_age_seconds{partition="clicks-1�",pipeline="clicks"} 0
+# HELP millrace_partitions_unowned Partitions that have work and no owner in any process.
+# TYPE millrace_partitions_unowned gauge
+millrace_partitions_unowned{pipeline="clicks"} 2
 # HELP millrace_records_processed_total Processed records by fate: kept, dropped or dead.
 # TYPE millrace_records_processed_total counter
 millrace_records_processed_total{fate="dead",pipeline="clicks"} 1
@@ -80,7 +83,7 @@ millrace_records_processed_total{fate="dropped",pipeline="clicks"} 3
 millrace_records_processed_total{fate="kept",pipeline="clicks"} 6
 `
 	err := testutil.CollectAndCompare(c, strings.NewReader(want), "millrace_commit_duration_seconds", "millrace_lag_records_max",
-		"millrace_partition_lag_records", "millrace_partition_oldest_uncommitted_age_seconds", "millrace_records_processed_total")
+		"millrace_partition_lag_records", "millrace_partitions_unowned", "millrace_partition_oldest_uncommitted_age_seconds", "millrace_records_processed_total")
 	if err != nil {
 		t.Error(err)
 	}

@@ -15,7 +15,7 @@ type Collector struct {
 	now    func() time.Time
 
 	records, bytes, fates, dead, rows, retries, staged *prometheus.Desc
-	commit, healthy, budget, used, partitions          *prometheus.Desc
+	commit, healthy, budget, used, partitions, unowned *prometheus.Desc
 	lagRecords, lagSeconds, maxRecords, maxSeconds     *prometheus.Desc
 	watermark, lastCommit, uncommitted, recovered      *prometheus.Desc
 	retrying                                           *prometheus.Desc
@@ -40,6 +40,7 @@ func NewCollector(pipeline string, e Engine) *Collector {
 		budget:     desc("memory_budget_bytes", "The most that all buffers together may hold."),
 		used:       desc("memory_buffered_bytes", "What all buffers hold together."),
 		partitions: desc("partitions", "Partitions that this process owns."),
+		unowned:    desc("partitions_unowned", "Partitions that have work and no owner in any process."),
 		lagRecords: desc("partition_lag_records", "Records between the last delivered one and the end of the partition.", "partition"),
 		lagSeconds: desc("partition_lag_seconds", "Age of the last delivered record where it is not the partition's last.", "partition"),
 		maxRecords: desc("lag_records_max", "The largest partition_lag_records of this process."),
@@ -56,7 +57,7 @@ func NewCollector(pipeline string, e Engine) *Collector {
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.records, c.bytes, c.fates, c.dead, c.rows, c.retries, c.staged, c.commit, c.healthy, c.budget, c.used, c.partitions,
+		c.records, c.bytes, c.fates, c.dead, c.rows, c.retries, c.staged, c.commit, c.healthy, c.budget, c.used, c.partitions, c.unowned,
 		c.lagRecords, c.lagSeconds, c.maxRecords, c.maxSeconds, c.watermark, c.lastCommit, c.uncommitted, c.recovered, c.retrying,
 	} {
 		descs <- d
@@ -87,6 +88,9 @@ func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
 	out.gauge(c.budget, float64(s.Budget))
 	out.gauge(c.used, float64(s.Buffered))
 	out.gauge(c.partitions, float64(len(s.Partitions)))
+	if s.Unowned >= 0 {
+		out.gauge(c.unowned, float64(s.Unowned))
+	}
 	c.collectPartitions(out, s.Partitions)
 }
 
