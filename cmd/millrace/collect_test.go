@@ -30,6 +30,7 @@ import (
 
 	"github.com/millrace-io/millrace/sources/collect"
 	"github.com/millrace-io/millrace/testenv/broker"
+	"github.com/millrace-io/millrace/testenv/kinesis"
 	"github.com/millrace-io/millrace/testenv/nats"
 )
 
@@ -163,6 +164,51 @@ trusted_proxies: [127.0.0.1]`)
 	if code := c.exit(); code != 0 {
 		t.Errorf("exit code %d\n%s", code, c.log.String())
 	}
+}
+
+// Records fail one by one, and a whole call, before Kinesis has them all; 100 events are 100 records.
+func TestCollectPutsEventsIntoKinesis(t *testing.T) {
+	s, err := kinesis.Start(kinesis.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	s.CreateStream("clicks", 2)
+	s.Intercept(func(c kinesis.Call) kinesis.Fault {
+		switch {
+		case c.Operation == "PutRecords" && c.Before == 0:
+			return kinesis.Fault{Error: "ProvisionedThroughputExceededException"}
+		case c.Operation == "PutRecords" && c.Before < 4:
+			return kinesis.Fault{Fail: func(i int) string {
+				if i%2 == 0 {
+					return "ProvisionedThroughputExceededException"
+				}
+				return ""
+			}}
+		}
+		return kinesis.Fault{}
+	})
+	for name, value := range s.Env() {
+		t.Setenv(name, value)
+	}
+	c := startCollector(t, "kinesis: { stream: clicks }", "")
+	var events []string
+	for i := range 100 {
+		events = append(events, fmt.Sprintf(`{"user_id":"u%d"}`, i))
+	}
+	if status, a, _ := c.post("/v1/events", "["+strings.Join(events, ",")+"]"); status != 200 || a.Accepted != 100 {
+		t.Errorf("%d %+v", status, a)
+	}
+	total := 0
+	for _, shard := range s.Shards("clicks") {
+		if total += shard.Records; shard.Records == 0 {
+			t.Errorf("shard %s is empty", shard.ID)
+		}
+	}
+	if total != 100 || s.Seen("PutRecords") != 5 {
+		t.Errorf("%d records after %d calls; want 100 after 5", total, s.Seen("PutRecords"))
+	}
+	c.eventually(c.admin, "/readyz", "^ready")
 }
 
 // talk sends bytes and returns what comes back until the server closes or wait is over.
