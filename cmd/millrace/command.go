@@ -32,6 +32,7 @@ func commands() []command {
 	return []command{
 		{"dev", devHelp, dev},
 		{"run", runHelp, runPipeline},
+		{"collect", collectHelp, runCollect},
 		{"lint", lintHelp, lint},
 		{"verify", verifyHelp, verify},
 		{"version", versionHelp, version},
@@ -166,6 +167,15 @@ func (c *call) oneFile(flags *flag.FlagSet) (string, error) {
 
 // read reads a pipeline file; "-" is standard input.
 func (c *call) read(path string) (*pipelinefile.File, error) {
+	text, err := c.text(path)
+	if err != nil {
+		return nil, err
+	}
+	return pipelinefile.Parse(path, text, os.LookupEnv), nil
+}
+
+// text is that of a file; "-" is standard input.
+func (c *call) text(path string) ([]byte, error) {
 	in := c.stdin
 	if path != "-" {
 		file, err := os.Open(path)
@@ -175,11 +185,7 @@ func (c *call) read(path string) (*pipelinefile.File, error) {
 		defer file.Close()
 		in = file
 	}
-	text, err := io.ReadAll(io.LimitReader(in, pipelinefile.MaxSize+1))
-	if err != nil {
-		return nil, err
-	}
-	return pipelinefile.Parse(path, text, os.LookupEnv), nil
+	return io.ReadAll(io.LimitReader(in, pipelinefile.MaxSize+1))
 }
 
 // load reads a pipeline file and makes a plan of it. What is wrong is told on standard error; then the plan is nil.

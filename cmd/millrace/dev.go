@@ -21,6 +21,7 @@ import (
 	"github.com/millrace-io/millrace/cmd/millrace/pipelinefile"
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sources/collect"
+	"github.com/millrace-io/millrace/sources/collect/natslog"
 	"github.com/millrace-io/millrace/stream"
 	"github.com/millrace-io/millrace/testenv/nats"
 	"github.com/millrace-io/millrace/testenv/s3"
@@ -37,7 +38,7 @@ other way it goes on where it was when it is started again on the same folder.
   --data FILES   JSON lines to replay, plain or gzip; commas between names and globs (default: the Online Retail sample that is
                  built in, 7,853 events); none: nothing is replayed
   --speed N      events per second of the replay (default 100; 0: as fast as it goes)
-  --port N       of the page and of POST /v1/events (default 7070; 0: any free one)
+  --port N       of the page, of POST /v1/events and of /tracker.js (default 7070; 0: any free one)
   --dir D        where the log and the lake are (default millrace-data)
 
 Example:
@@ -125,11 +126,14 @@ func (d *devRun) run(soft, hard context.Context) error {
 		return err
 	}
 	defer server.Close()
-	clicks, err := openClickLog(soft, server.URL())
+	clicks, err := natslog.Open(natslog.Config{URL: server.URL(), Stream: "CLICKS"}, 10*time.Second, d.log)
 	if err != nil {
 		return err
 	}
-	defer clicks.close()
+	defer clicks.Close()
+	if err := clicks.Create(soft, time.Hour); err != nil {
+		return err
+	}
 	env := bucket.Env(bucket.URL())
 	for name, value := range env {
 		if err := os.Setenv(name, value); err != nil {
@@ -169,7 +173,7 @@ func (d *devRun) plan(natsURL string) (*plan, error) {
 }
 
 // serve runs the engine with the door and the page before it, until soft ends.
-func (d *devRun) serve(soft, hard context.Context, p *plan, clicks *clickLog, listener net.Listener) error {
+func (d *devRun) serve(soft, hard context.Context, p *plan, clicks *natslog.Log, listener net.Listener) error {
 	limitMemory(p.memory())
 	parts, err := p.open(soft, objects.Options{Log: d.log})
 	if err != nil {
@@ -188,8 +192,11 @@ func (d *devRun) serve(soft, hard context.Context, p *plan, clicks *clickLog, li
 	// The door closes first: what it accepted is in the log, and the engine commits what it has read.
 	doors, closeDoors := context.WithCancel(soft)
 	defer closeDoors()
-	mux := http.NewServeMux()
-	mux.Handle("/v1/events", collect.New(clicks, collect.Options{Check: newCheck(p).event, Log: d.log}))
+	events, err := collect.New(clicks, devDoor(), collect.Options{Check: newCheck(p.schema, p.decoder).event, Log: d.log})
+	if err != nil {
+		return err
+	}
+	mux := doorMux(events)
 	mux.Handle("/", page)
 	web := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return doors },
@@ -202,13 +209,24 @@ func (d *devRun) serve(soft, hard context.Context, p *plan, clicks *clickLog, li
 			d.log.Error("the replay stopped", "error", err)
 		}
 	})
-	context.AfterFunc(doors, func() { _ = web.Close() })
+	beside.Go(func() {
+		<-doors.Done()
+		ctx, cancel := context.WithTimeout(hard, 5*time.Second)
+		defer cancel()
+		_ = web.Shutdown(ctx) // what takes longer is cut off
+		_ = web.Close()
+	})
 
 	url := "http://" + listener.Addr().String()
 	fmt.Fprintln(d.stdout, "ready", url)
 	fmt.Fprintf(d.stderr, "page   %s\npost   curl -s %s/v1/events -d '{\"event_type\":\"click\",\"user_id\":\"you\"}'\nlake   %s\nstop   ctrl-C\n",
 		url, url, filepath.Join(d.dir, "s3", "objects", "lake", "clicks"))
 	return engine.Run(soft, hard, parts.source)
+}
+
+// devDoor lets pages that are served on this machine send events, whatever their port.
+func devDoor() collect.Config {
+	return collect.Config{CORS: collect.CORS{Allow: []string{"http://localhost:*", "http://127.0.0.1:*"}}}
 }
 
 // published lists the lake for the page.
@@ -236,34 +254,6 @@ func (out *parts) published(ctx context.Context) ([]livepage.File, error) {
 	}
 	livepage.SortFiles(files)
 	return files, nil
-}
-
-// check refuses at the door what would become a dead letter.
-type check struct {
-	schema   *stream.Schema
-	decoders sync.Pool
-}
-
-func newCheck(p *plan) *check {
-	return &check{schema: p.schema, decoders: sync.Pool{New: func() any { return p.decoder() }}}
-}
-
-func (c *check) event(value []byte) (key string, err error) {
-	d := c.decoders.Get().(stream.Decoder)
-	defer c.decoders.Put(d)
-	batch := stream.NewBatch(c.schema)
-	if err := d.Decode(&stream.Record{Value: value, Time: time.Now()}, batch); err != nil {
-		return "", err
-	}
-	if len(batch.Events) != 1 {
-		return "", fmt.Errorf("holds %d events; want one JSON object", len(batch.Events))
-	}
-	for _, column := range []int{stream.User, stream.Anonymous, stream.Session} {
-		if v := batch.Events[0].Values[column]; !v.IsNull() {
-			return v.Text(), nil
-		}
-	}
-	return "", nil
 }
 
 // lockFolder makes dir and keeps other processes out of it.

@@ -73,15 +73,7 @@ func (d *devProcess) post(body string) (int, string) {
 // browser opens the page in a headless Chromium.
 func (d *devProcess) browser() context.Context {
 	d.t.Helper()
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(d.t.TempDir()), chromedp.WindowSize(1360, 1100),
-		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))
-	alloc, stop := chromedp.NewExecAllocator(d.t.Context(), options...)
-	d.t.Cleanup(stop)
-	tab, closeTab := chromedp.NewContext(alloc)
-	d.t.Cleanup(closeTab)
-	tab, cancel := context.WithTimeout(tab, 2*time.Minute)
-	d.t.Cleanup(cancel)
+	tab := chromium(d.t, chromedp.WindowSize(1360, 1100))
 	if _, err := chromedp.Run(tab, chromedp.Navigate(d.url)); err != nil {
 		d.t.Fatalf("open the page: %v (testenv/install.sh installs chromium)", err)
 	}

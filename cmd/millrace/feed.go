@@ -15,8 +15,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/millrace-io/millrace/sources/collect"
+	"github.com/millrace-io/millrace/sources/collect/natslog"
 )
 
 // feed replays files of JSON lines into the log of millrace dev. How far it came is kept in the log's server, so that a
@@ -63,8 +65,8 @@ func openFeed(data string) (*feed, error) {
 const feedBatch = 200
 
 // run sends all lines, speed of them a second, until ctx ends.
-func (f *feed) run(ctx context.Context, log *clickLog, speed float64) error {
-	progress, err := log.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "replay"})
+func (f *feed) run(ctx context.Context, log *natslog.Log, speed float64) error {
+	progress, err := log.JetStream().CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "replay"})
 	if err != nil {
 		return err
 	}
@@ -108,7 +110,7 @@ func linesDone(ctx context.Context, progress jetstream.KeyValue, key, name strin
 	return p.Lines, nil
 }
 
-func (f feedFile) run(ctx context.Context, log *clickLog, speed float64, done int, save func(lines int) error) error {
+func (f feedFile) run(ctx context.Context, log *natslog.Log, speed float64, done int, save func(lines int) error) error {
 	in, err := f.open()
 	if err != nil {
 		return err
@@ -130,13 +132,13 @@ func (f feedFile) run(ctx context.Context, log *clickLog, speed float64, done in
 	}
 	pace := time.NewTicker(max(pause, time.Microsecond))
 	defer pace.Stop()
-	var batch []*nats.Msg
+	var batch []collect.Event
 	n := 0
 	send := func() error {
 		if len(batch) == 0 {
 			return nil
 		}
-		if err := log.publish(ctx, batch); err != nil {
+		if err := log.Append(ctx, batch); err != nil {
 			return err
 		}
 		batch = batch[:0]
@@ -154,9 +156,8 @@ func (f feedFile) run(ctx context.Context, log *clickLog, speed float64, done in
 			continue
 		}
 		line := slices.Clone(lines.Bytes())
-		m := &nats.Msg{Subject: log.subject(feedKey(line)), Data: line, Header: nats.Header{}}
-		m.Header.Set(nats.MsgIdHdr, fmt.Sprintf("%s:%d", f.name, n))
-		if batch = append(batch, m); len(batch) == size {
+		event := collect.Event{Key: feedKey(line), ID: fmt.Sprintf("%s:%d", f.name, n), Value: line}
+		if batch = append(batch, event); len(batch) == size {
 			if err := send(); err != nil {
 				return err
 			}

@@ -4,9 +4,12 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"os"
+
+	"github.com/millrace-io/millrace/cmd/millrace/pipelinefile"
 )
 
-const lintHelp = `check pipeline files, every problem at once
+const lintHelp = `check pipeline files and collectors' files, every problem at once
 
 Usage: millrace lint [--probe] FILE...
 
@@ -42,16 +45,12 @@ func lint(ctx context.Context, c *call) int {
 
 // lintFile says whether the file has no problems.
 func (c *call) lintFile(ctx context.Context, path string, probe bool) bool {
-	file, err := c.read(path)
+	text, err := c.text(path)
 	if err != nil {
 		c.fail(err)
 		return false
 	}
-	p := newPlan(file)
-	if probe && len(file.Problems()) == 0 {
-		p.probe(ctx)
-	}
-	problems := file.Problems()
+	problems := lintText(ctx, path, text, probe)
 	for _, problem := range problems {
 		fmt.Fprintln(c.stdout, problem)
 	}
@@ -59,4 +58,21 @@ func (c *call) lintFile(ctx context.Context, path string, probe bool) bool {
 		fmt.Fprintf(c.stdout, "%s: no problems\n", path)
 	}
 	return len(problems) == 0
+}
+
+// lintText is what is wrong with a file: a collector's if it says what to listen on and names no source, else a pipeline's.
+func lintText(ctx context.Context, path string, text []byte, probe bool) []pipelinefile.Problem {
+	if pipelinefile.Has(text, "listen") && !pipelinefile.Has(text, "source") {
+		p := newCollectPlan(path, text)
+		if probe && len(p.file.Problems()) == 0 {
+			p.probeTo(ctx)
+		}
+		return p.file.Problems()
+	}
+	file := pipelinefile.Parse(path, text, os.LookupEnv)
+	p := newPlan(file)
+	if probe && len(file.Problems()) == 0 {
+		p.probe(ctx)
+	}
+	return file.Problems()
 }

@@ -94,7 +94,7 @@ func (c *call) tell(f runFlags, log *slog.Logger, err error) {
 // run carries records until the source ends or soft does; the end of hard ends it at once.
 func (p *plan) run(soft, hard context.Context, log *slog.Logger) error {
 	limitMemory(p.memory())
-	server, err := p.listen(soft)
+	server, err := listenAdmin(soft, p.file.Admin)
 	if err != nil {
 		return err
 	}
@@ -138,12 +138,12 @@ func limitMemory(buffers int64) {
 	}
 }
 
-// listen takes the admin address; nil when the pipeline has none.
-func (p *plan) listen(ctx context.Context) (*admin.Server, error) {
-	if p.file.Admin == "" {
+// listenAdmin takes the admin address; nil when the file has none.
+func listenAdmin(ctx context.Context, address string) (*admin.Server, error) {
+	if address == "" {
 		return nil, nil
 	}
-	s, err := admin.Listen(ctx, p.file.Admin)
+	s, err := admin.Listen(ctx, address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("admin: %w: another process has the port, perhaps this pipeline's; stop it, or set admin to another port (0 takes any free one)", err)
 	}

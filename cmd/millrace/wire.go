@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/millrace-io/millrace/cmd/millrace/pipelinefile"
 	"github.com/millrace-io/millrace/processors/decode"
@@ -11,6 +12,9 @@ import (
 	"github.com/millrace-io/millrace/sinks/deadletter"
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/parquet"
+	"github.com/millrace-io/millrace/sources/collect/kafkalog"
+	"github.com/millrace-io/millrace/sources/collect/kinesislog"
+	"github.com/millrace-io/millrace/sources/collect/natslog"
 	"github.com/millrace-io/millrace/sources/files"
 	"github.com/millrace-io/millrace/sources/kafka"
 	"github.com/millrace-io/millrace/sources/kinesis"
@@ -23,7 +27,8 @@ import (
 // newPlan makes a plan of a pipeline file. What is wrong stands in the file's problems.
 func newPlan(file *pipelinefile.File) *plan {
 	p := &plan{file: file}
-	format := p.wireDecode(file.Decode)
+	format, schema, decoder := wireDecode(file.Decode)
+	p.schema, p.decoder = schema, decoder
 	for _, c := range file.Sources {
 		p.wireSource(c, format)
 	}
@@ -41,18 +46,45 @@ func newPlan(file *pipelinefile.File) *plan {
 }
 
 // wireDecode leaves the schema nil when the decode entry is wrong: then nothing can be said about columns.
-func (p *plan) wireDecode(v pipelinefile.Value) *decode.Config {
-	cfg := new(decode.Config)
+func wireDecode(v pipelinefile.Value) (cfg *decode.Config, schema *stream.Schema, decoder func() stream.Decoder) {
+	cfg = new(decode.Config)
 	if !v.Into(cfg) {
-		return cfg
+		return cfg, nil, nil
 	}
 	schema, err := cfg.Schema()
 	if err == nil {
-		p.schema = schema
-		p.decoder, err = decode.New(*cfg, schema)
+		decoder, err = decode.New(*cfg, schema)
 	}
 	v.Reject(err)
-	return cfg
+	return cfg, schema, decoder
+}
+
+// wireLog is where the collector puts its events.
+func wireLog(c *pipelinefile.Choice) logPlan {
+	to := logPlan{at: c.Value, kind: c.Kind}
+	switch {
+	case c.Is("kafka"):
+		cfg := new(kafkalog.Config)
+		c.Into(cfg)
+		to.open = func(_ context.Context, deadline time.Duration, log *slog.Logger) (eventLog, error) {
+			return kafkalog.New(*cfg, deadline, log)
+		}
+	case c.Is("nats"):
+		cfg := new(natslog.Config)
+		c.Into(cfg)
+		to.open = func(_ context.Context, deadline time.Duration, log *slog.Logger) (eventLog, error) {
+			return natslog.Open(*cfg, deadline, log)
+		}
+	case c.Is("kinesis"):
+		cfg := new(kinesislog.Config)
+		c.Into(cfg)
+		to.open = func(ctx context.Context, _ time.Duration, log *slog.Logger) (eventLog, error) {
+			return kinesislog.Open(ctx, *cfg, log)
+		}
+	default:
+		c.Unknown("stream")
+	}
+	return to
 }
 
 func (p *plan) wireSource(c *pipelinefile.Choice, format *decode.Config) {

@@ -4,6 +4,7 @@
 //
 //	go run ./testenv/bench                     both corpora: 14 and 20,000 user agents
 //	go run ./testenv/bench -corpora 14 -events 500000
+//	go run ./testenv/bench -collect -events 400000
 //
 // It prints, for each: CPU seconds (user + system) per million events, events per second and peak resident memory of the
 // measured process alone, and the ratios. Machines differ: quote the ratio.
@@ -37,6 +38,8 @@ type options struct {
 	profile  string
 	bare     string // brokers: run as the bare loop
 	out      string
+	collects bool
+	clients  int
 }
 
 func main() {
@@ -47,11 +50,16 @@ func main() {
 	flag.StringVar(&o.profile, "profile", "", "file for a CPU profile of millrace, taken while it works")
 	flag.StringVar(&o.bare, "bare", "", "internal: be the bare loop on this broker")
 	flag.StringVar(&o.out, "out", "", "internal: the bare loop's file")
+	flag.BoolVar(&o.collects, "collect", false, "measure millrace collect instead: events over HTTP in batches of 20")
+	flag.IntVar(&o.clients, "clients", 16, "connections of -collect")
 	flag.Parse()
 	err := error(nil)
-	if o.bare != "" {
+	switch {
+	case o.bare != "":
 		err = bareLoop(o)
-	} else {
+	case o.collects:
+		err = o.collect(context.Background())
+	default:
 		err = o.run(context.Background())
 	}
 	if err != nil {
@@ -67,10 +75,8 @@ func (o options) run(ctx context.Context) error {
 	}
 	defer os.RemoveAll(dir)
 	for _, name := range []string{"broker", "s3"} {
-		build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, name), "./testenv/cmd/"+name)
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			return fmt.Errorf("build %s: %w", name, err)
+		if err := build(ctx, dir, name); err != nil {
+			return err
 		}
 	}
 	fmt.Printf("%-16s %-9s %14s %12s %12s %10s\n", "corpus", "process", "CPU-s/million", "events/s", "peak RSS", "wall")

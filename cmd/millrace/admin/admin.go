@@ -61,12 +61,18 @@ func (s *Server) Close() {
 
 // Handler is the admin pages of one pipeline.
 func Handler(pipeline string, e Engine) http.Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(NewCollector(pipeline, e), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux := pages(NewCollector(pipeline, e))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { healthz(w, e) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { readyz(w, e) })
+	return mux
+}
+
+// pages are those that every admin server has: metrics and profiles.
+func pages(c prometheus.Collector) *http.ServeMux {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(c, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

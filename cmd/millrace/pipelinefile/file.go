@@ -39,6 +39,7 @@ type File struct {
 	Memory      int64  // bytes of all buffers together; 0: not said
 	Admin       string // host:port of the admin server; empty: none
 
+	keys     string // some that the file may have, for messages
 	lines    []string
 	origins  map[*yaml.Node]origin
 	problems []Problem
@@ -104,20 +105,13 @@ var validName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // Parse reads the text of a pipeline file. env is os.LookupEnv. What is wrong stands in the File's Problems.
 func Parse(path string, text []byte, env func(string) (string, bool)) *File {
-	f := &File{Path: path, origins: map[*yaml.Node]origin{}}
-	root := f.parse(text)
-	if root == nil {
+	f, top := ParseOther(path, text, "name, source and sinks", env)
+	if !top.Present() {
 		return f
 	}
-	f.check(root, env)
-	if root.Kind != yaml.MappingNode {
-		f.problem(root, "the file is %s; want keys such as name, source and sinks", kindOf(root))
-		return f
-	}
-	top := Value{file: f, node: root, key: root}
 	d := decoder{file: f}
 	var fr frame
-	d.structure(root, "", reflect.ValueOf(&fr).Elem())
+	d.structure(top.node, "", reflect.ValueOf(&fr).Elem())
 	f.Name, f.Memory, f.Admin, f.Decode, f.DeadLetters = fr.Name, fr.Memory, fr.Admin, fr.Decode.or(top, "decode"), fr.DeadLetters.or(top, "dead_letters")
 	if !d.reported("name") {
 		f.checkName(top)
@@ -141,6 +135,36 @@ func Parse(path string, text []byte, env func(string) (string, bool)) *File {
 	return f
 }
 
+// ParseOther reads a file that is no pipeline file as strictly as one. The value is the file's top, absent when there is
+// none to go on with; keys are some that it may have, for messages.
+func ParseOther(path string, text []byte, keys string, env func(string) (string, bool)) (*File, Value) {
+	f := &File{Path: path, keys: keys, origins: map[*yaml.Node]origin{}}
+	root := f.parse(text)
+	if root == nil {
+		return f, Value{file: f}
+	}
+	f.check(root, env)
+	if root.Kind != yaml.MappingNode {
+		f.problem(root, "the file is %s; want keys such as %s", kindOf(root), keys)
+		return f, Value{file: f}
+	}
+	return f, Value{file: f, node: root, key: root}
+}
+
+// Has says that a text is a file with a key at its top, whatever else is wrong with it.
+func Has(text []byte, key string) bool {
+	root, err := readNode(text)
+	if err != nil || root.Kind != yaml.MappingNode {
+		return false
+	}
+	for i := 0; i < len(root.Content); i += 2 {
+		if root.Content[i].Value == key {
+			return true
+		}
+	}
+	return false
+}
+
 func (f *File) checkName(top Value) {
 	at := top.Child("name")
 	switch {
@@ -160,7 +184,7 @@ func (f *File) readSource(v Value) {
 		v.Problem("is missing; want one source")
 		return
 	}
-	f.Sources = v.choices()
+	f.Sources = v.Choices()
 	if len(f.Sources) > 1 {
 		f.problem(f.Sources[1].key, "two sources, %s and %s; want exactly one", f.Sources[0].Kind, f.Sources[1].Kind)
 	}
@@ -176,7 +200,7 @@ func (f *File) readProcess(v Value) {
 	}
 	for i, n := range v.node.Content {
 		entry := Value{file: f, node: n, key: n, path: fmt.Sprintf("process.%d", i+1)}
-		found := entry.choices()
+		found := entry.Choices()
 		if len(found) > 1 {
 			f.problem(found[1].key, "two processors in one entry, %s and %s; begin a line with a dash for each", found[0].Kind, found[1].Kind)
 		}
@@ -209,7 +233,7 @@ func (f *File) readSink(entry Value) {
 	}
 	f.Sinks = append(f.Sinks, s)
 	own := []string{"where", "on_stall"}
-	for _, c := range entry.choices() {
+	for _, c := range entry.Choices() {
 		switch c.Kind {
 		case "where":
 			s.Where = c.Value

@@ -27,7 +27,7 @@ func (f *File) parse(text []byte) *yaml.Node {
 	root, err := readNode(text)
 	switch {
 	case errors.Is(err, io.EOF):
-		f.problemAt(1, 1, "the file is empty; want keys such as name, source and sinks")
+		f.problemAt(1, 1, "the file is empty; want keys such as %s", f.keys)
 		return nil
 	case err != nil:
 		f.syntax(text, err)
@@ -52,7 +52,7 @@ func (f *File) notText(text []byte) {
 }
 
 // errSecond says that another document follows.
-var errSecond = errors.New("a second document begins here; want one pipeline in a file")
+var errSecond = errors.New("a second document begins here; want one in a file")
 
 // readNode is the root of the text's only document; io.EOF when there is none.
 func readNode(text []byte) (root *yaml.Node, err error) {

@@ -210,8 +210,8 @@ func (v Value) children() []Value {
 	return cs
 }
 
-// choices is the entries of a mapping whose keys say what they are.
-func (v Value) choices() []*Choice {
+// Choices is the entries of a mapping whose keys say what they are. What else it is becomes a problem.
+func (v Value) Choices() []*Choice {
 	if v.node.Kind != yaml.MappingNode {
 		v.Problem("is %s; want the kind and its settings, such as kind: {...}", kindOf(v.node))
 		return nil

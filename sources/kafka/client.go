@@ -1,0 +1,36 @@
+package kafka
+
+import (
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Connection is how a client that is no source reaches the brokers: the collector's producer.
+type Connection struct {
+	Brokers []string
+	Topic   string
+	TLS     *TLS
+	SASL    *SASL
+}
+
+func (c *Connection) config() *Config {
+	return &Config{Brokers: c.Brokers, Topics: []string{c.Topic}, TLS: c.TLS, SASL: c.SASL}
+}
+
+// Validate returns all problems, by the keys brokers, topics, tls and sasl.
+func (c *Connection) Validate() error { return c.config().Validate() }
+
+// Options are those of a client that connects so, and tells log about trouble.
+func (c *Connection) Options(log *slog.Logger) ([]kgo.Opt, error) {
+	cfg := c.config()
+	cfg.EnsureDefaults()
+	dial, err := cfg.dialer((&net.Dialer{Timeout: 10 * time.Second}).DialContext)
+	if err != nil {
+		return nil, err
+	}
+	opts, err := cfg.options(dial)
+	return append(opts, kgo.WithLogger(&logger{log})), err
+}
