@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -179,6 +178,17 @@ func (w *worker) work() error {
 	close(w.recovered)
 	for {
 		w.working("")
+		wait, pending := w.due()
+		if pending && wait <= 0 { // before more records, which a select would take as often
+			if err := w.commit(); err != nil {
+				return err
+			}
+			continue
+		}
+		var due <-chan time.Time
+		if pending {
+			due = time.After(wait)
+		}
 		err := error(nil)
 		select {
 		case <-w.ctx.Done():
@@ -188,7 +198,7 @@ func (w *worker) work() error {
 			err = w.process(rs)
 		case <-w.pressure:
 			err = w.commit()
-		case <-w.due():
+		case <-due:
 			err = w.commit()
 		case <-w.drain:
 			return w.commit()
@@ -199,16 +209,16 @@ func (w *worker) work() error {
 	}
 }
 
-// due fires when age or idleness asks for a commit.
-func (w *worker) due() <-chan time.Time {
+// due is how long until age or idleness asks for a commit; false while there is nothing to commit.
+func (w *worker) due() (wait time.Duration, pending bool) {
 	if !w.pending {
-		return nil
+		return 0, false
 	}
 	at := w.oldest.Add(w.cfg.CommitAge)
 	if idle := w.newest.Add(w.cfg.CommitIdle); idle.Before(at) {
 		at = idle
 	}
-	return time.After(time.Until(at))
+	return time.Until(at), true
 }
 
 func (w *worker) openSinks() error {
@@ -530,7 +540,7 @@ func (w *worker) attempt(call string, fn func(ctx context.Context) error) error 
 		}
 		w.retrying(call, err, pause)
 		select {
-		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-time.After(pause/2 + w.cfg.Jitter(pause/2)):
 		case <-w.ctx.Done():
 			return context.Cause(w.ctx)
 		}
