@@ -34,6 +34,7 @@ func commands() []command {
 		{"run", runHelp, runPipeline},
 		{"lint", lintHelp, lint},
 		{"verify", verifyHelp, verify},
+		{"sim", simHelp, simulate},
 		{"version", versionHelp, version},
 	}
 }

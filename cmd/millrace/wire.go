@@ -22,9 +22,9 @@ import (
 // newPlan makes a plan of a pipeline file. What is wrong stands in the file's problems.
 func newPlan(file *pipelinefile.File) *plan {
 	p := &plan{file: file}
-	format := p.wireDecode(file.Decode)
+	p.format = p.wireDecode(file.Decode)
 	for _, c := range file.Sources {
-		p.wireSource(c, format)
+		p.wireSource(c, p.format)
 	}
 	for _, c := range file.Processors {
 		p.wireProcessor(c)

@@ -18,8 +18,8 @@ type record struct {
 	shard *shard
 	key   string
 	fate  fate
-	rows  map[string][]row    // by sink: those that it has to have, in order
-	prev  map[string]*record  // by sink: the record before it of the same key that has rows there
+	rows  map[string][]row   // by sink: those that it has to have, in order
+	prev  map[string]*record // by sink: the record before it of the same key that has rows there
 	pos   stream.Position
 }
 
@@ -68,13 +68,14 @@ func (o *oracle) expect(r *stream.Record, rec *record) {
 	for i := range o.batch.Events {
 		e := &o.batch.Events[i]
 		if stage, err := e.Failure(); err != nil {
-			rec.fate, rec.rows = dead, map[string][]row{stream.DeadLetters: {w.deadRow(&stream.DeadLetter{Record: r, Stage: stage, Err: err.Error()})}}
-			break
-		}
-		if e.Alive() {
+			rec.fate = dead
+			o.deadOnce(rec, &stream.DeadLetter{Record: r, Stage: stage, Err: err.Error()})
+		} else if e.Alive() && rec.fate == dropped {
 			rec.fate = kept
-			o.route(e, r, rec)
 		}
+	}
+	if rec.fate == kept {
+		o.route(r, rec)
 	}
 	for sink := range rec.rows {
 		st := w.sinks[sink]
@@ -92,27 +93,29 @@ func (o *oracle) decode(r *stream.Record) (err error) {
 	return o.decoder.Decode(r, o.batch)
 }
 
-// route gives an event to the sinks that want it.
-func (o *oracle) route(e *stream.Event, r *stream.Record, rec *record) {
+// route gives the events of a record to the sinks that want them.
+func (o *oracle) route(r *stream.Record, rec *record) {
 	w := o.world
 	for _, s := range w.pipeline.Sinks {
-		if s.Where != nil && !s.Where(e) {
-			continue
+		for i := range o.batch.Events {
+			e := &o.batch.Events[i]
+			if !e.Alive() || s.Where != nil && !s.Where(e) {
+				continue
+			}
+			row := w.eventRow(e)
+			if s.Upsert && w.refuses(s.Name, row.rowID) {
+				o.deadOnce(rec, &stream.DeadLetter{Record: r, Stage: "sink." + s.Name, Err: refusal})
+			} else {
+				rec.rows[s.Name] = append(rec.rows[s.Name], row)
+			}
 		}
-		row := w.eventRow(e)
-		if s.Upsert && w.refuses(s.Name, row.rowID) {
-			w.deadOnce(rec, &stream.DeadLetter{Record: r, Stage: "sink." + s.Name, Err: refusal})
-			continue
-		}
-		rec.rows[s.Name] = append(rec.rows[s.Name], row)
 	}
 }
 
-// deadOnce wants a dead letter of a record that is refused, unless it has one already. Sinks are in order, so the first to refuse a
-// record is the one that its dead letter names.
-func (w *world) deadOnce(rec *record, d *stream.DeadLetter) {
+// deadOnce wants a dead letter of a record, unless it has one already: the first failure, or the first sink that refuses it.
+func (o *oracle) deadOnce(rec *record, d *stream.DeadLetter) {
 	if len(rec.rows[stream.DeadLetters]) == 0 {
-		rec.rows[stream.DeadLetters] = []row{w.deadRow(d)}
+		rec.rows[stream.DeadLetters] = []row{o.world.deadRow(d)}
 	}
 }
 
@@ -153,7 +156,7 @@ func (w *world) show(st *store, key string, f file) {
 	st.visible[key] = f
 	sh := w.byName(f.prov.Partition)
 	if !sh.commits[commitID{f.prov.Epoch, f.prov.To}] {
-		w.violate(st.name, sh.name, f.prov.To, "%s is visible, and no commit of its owner (epoch %d) covers it", key, f.prov.Epoch)
+		w.violate(Uncommitted, st.name, sh.name, f.prov.To, "%s is visible, and no commit of its owner (epoch %d) covers it", key, f.prov.Epoch)
 	}
 	for i, r := range f.rows {
 		st.rows[r.rowID]++
@@ -162,13 +165,13 @@ func (w *world) show(st *store, key string, f file) {
 			continue // an upsert sink refuses a record after later ones have failed to decode
 		}
 		if i > 0 && r.before(f.rows[i-1]) {
-			w.violate(st.name, sh.name, r.pos, "%s has its rows out of order", key)
+			w.violate(Order, st.name, sh.name, r.pos, "%s has its rows out of order", key)
 		}
 		p := w.records[r.pos.Offset()].prev[st.name]
 		if p == nil || w.shown(st, p) || p.shard == sh && (f.prov.First || p.pos.Compare(f.prov.After) > 0) {
 			continue // the files of one commit are published in any order
 		}
-		w.violate(st.name, sh.name, r.pos, "it is visible in %s before record %s of %s, which is earlier and has the same key %q", key, p.pos, p.shard.name, p.key)
+		w.violate(Order, st.name, sh.name, r.pos, "it is visible in %s before record %s of %s, which is earlier and has the same key %q", key, p.pos, p.shard.name, p.key)
 	}
 }
 
@@ -195,13 +198,13 @@ func (w *world) checkRow(st *store, sh *shard, r row, again bool, where string) 
 	rec := w.records[r.pos.Offset()]
 	switch wants := rec.rows[st.name]; {
 	case rec.shard != sh:
-		w.violate(st.name, sh.name, r.pos, "%s has a row of %s", where, rec.shard.name)
+		w.violate(Wrong, st.name, sh.name, r.pos, "%s has a row of %s", where, rec.shard.name)
 	case again && len(wants) > 0:
-		w.violate(st.name, sh.name, r.pos, "it is there twice; the second time in %s", where)
+		w.violate(Twice, st.name, sh.name, r.pos, "it is there twice; the second time in %s", where)
 	case !slices.ContainsFunc(wants, func(want row) bool { return want.rowID == r.rowID }):
-		w.violate(st.name, sh.name, r.pos, "%s has a row of it, index %d, that it should not have", where, r.index)
+		w.violate(Wrong, st.name, sh.name, r.pos, "%s has a row of it, index %d, that it should not have", where, r.index)
 	case !slices.Contains(wants, r):
-		w.violate(st.name, sh.name, r.pos, "its row in %s is not what the record says", where)
+		w.violate(Wrong, st.name, sh.name, r.pos, "its row in %s is not what the record says", where)
 	}
 }
 
@@ -212,7 +215,7 @@ func (w *world) upsert(sink string, r row) {
 	w.checkRow(st, rec.shard, r, false, sink)
 	if _, there := st.upserts[r.rowID]; !there {
 		if p := rec.prev[sink]; p != nil && !w.shown(st, p) {
-			w.violate(sink, rec.shard.name, r.pos, "it is written before record %s of %s, which is earlier and has the same key %q", p.pos, p.shard.name, p.key)
+			w.violate(Order, sink, rec.shard.name, r.pos, "it is written before record %s of %s, which is earlier and has the same key %q", p.pos, p.shard.name, p.key)
 		}
 	}
 	st.upserts[r.rowID] = r.sum
@@ -221,13 +224,13 @@ func (w *world) upsert(sink string, r row) {
 // checkCommit is the rule that no sink is behind a commit, and that a note fits everywhere.
 func (w *world) checkCommit(sh *shard, c stream.Checkpoint) {
 	if len(c.Note) > stream.NoteLimit {
-		w.violate("", sh.name, c.Pos, "the note has %d bytes", len(c.Note))
+		w.violate(Unverified, "", sh.name, c.Pos, "the note has %d bytes", len(c.Note))
 	}
 	for ; sh.verified < len(sh.log) && sh.log[sh.verified].Pos.Compare(c.Pos) <= 0; sh.verified++ {
 		rec := w.records[sh.log[sh.verified].Pos.Offset()]
 		for _, s := range w.pipeline.Sinks {
 			if s.Upsert && !w.shown(w.sinks[s.Name], rec) {
-				w.violate(s.Name, sh.name, rec.pos, "it is committed (up to %s) before the sink has it", c.Pos)
+				w.violate(Behind, s.Name, sh.name, rec.pos, "it is committed (up to %s) before the sink has it", c.Pos)
 			}
 		}
 	}
@@ -240,7 +243,7 @@ func (w *world) checkMissing() {
 			st := w.sinks[sink]
 			for _, want := range rec.rows[sink] {
 				if _, upserted := st.upserts[want.rowID]; !upserted && st.rows[want.rowID] == 0 {
-					w.violate(sink, rec.shard.name, rec.pos, "it is missing")
+					w.violate(Missing, sink, rec.shard.name, rec.pos, "it is missing")
 				}
 			}
 		}
@@ -254,7 +257,7 @@ func (w *world) checkReport(r *stream.Report) {
 		if p.To != nil {
 			pos = *p.To
 		}
-		w.violate(p.Sink, p.Partition, pos, "verify: %s", p)
+		w.violate(Unverified, p.Sink, p.Partition, pos, "verify: %s", p)
 	}
 	for _, p := range r.Partitions {
 		var want [3]int64
@@ -263,7 +266,7 @@ func (w *world) checkReport(r *stream.Report) {
 			want[w.records[r.Pos.Offset()].fate]++
 		}
 		if got := [3]int64{p.Kept, p.Dropped, p.Dead}; got != want || p.Read != int64(len(sh.log)) {
-			w.violate("", sh.name, p.Committed, "%d records read are %d kept, %d dropped, %d dead by the files; want %d: %d, %d, %d",
+			w.violate(Unverified, "", sh.name, p.Committed, "%d records read are %d kept, %d dropped, %d dead by the files; want %d: %d, %d, %d",
 				p.Read, got[0], got[1], got[2], len(sh.log), want[0], want[1], want[2])
 		}
 	}

@@ -90,7 +90,7 @@ func (w *world) kill(p *process) {
 }
 
 func (w *world) wake(p *process) {
-	if !p.wake() {
+	if !p.wake() || p.isDead() {
 		return
 	}
 	w.mu.Lock()
@@ -152,7 +152,7 @@ func (w *world) await(p *process) {
 	if p.err != nil && !p.isDead() && !errors.Is(p.err, stream.ErrExpired) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.violate("", "", stream.Position{}, "process %d does not stop cleanly: %v", p.number, p.err)
+		w.violate(Stuck, "", "", stream.Position{}, "process %d does not stop cleanly: %v", p.number, p.err)
 	}
 }
 
@@ -200,11 +200,11 @@ func (w *world) stuck() {
 	defer w.mu.Unlock()
 	for _, sh := range w.shards {
 		if !sh.finished() {
-			w.violate("", sh.name, sh.committed(), "no progress for %s although nothing goes wrong any more", patience)
+			w.violate(Stuck, "", sh.name, sh.committed(), "no progress for %s although nothing goes wrong any more", patience)
 		}
 	}
 	if len(w.violations) == 0 {
-		w.violate("", "", stream.Position{}, "a process does not end within %s of being told to", patience)
+		w.violate(Stuck, "", "", stream.Position{}, "a process does not end within %s of being told to", patience)
 	}
 }
 
@@ -231,7 +231,7 @@ func (w *world) check() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil {
-		w.violate("", "", stream.Position{}, "verify cannot read what was written: %v", err)
+		w.violate(Unverified, "", "", stream.Position{}, "verify cannot read what was written: %v", err)
 		return
 	}
 	w.checkReport(report)

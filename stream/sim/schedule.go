@@ -215,16 +215,16 @@ func (g *generator) replace(children []int, parents ...int) {
 type mischief int
 
 const (
-	fine        mischief = iota
-	refused              // fails before its effect
-	replyLost            // fails after its effect
-	hangs                // has no effect, and no answer until the deadline
-	late                 // no answer until the deadline; the effect comes after it, when nobody waits for it any more
-	diesBefore           // the process is killed instead of the effect
-	diesAfter            // the process is killed after the effect
-	outage               // the sink fails at this time
-	ending               // the process was killed before
-	slowest              // number of kinds
+	fine       mischief = iota
+	refused             // fails before its effect
+	replyLost           // fails after its effect
+	hangs               // has no effect, and no answer until the deadline
+	late                // no answer until the deadline; the effect comes after it, when nobody waits for it any more
+	diesBefore          // the process is killed instead of the effect
+	diesAfter           // the process is killed after the effect
+	outage              // the sink fails at this time
+	ending              // the process was killed before
+	slowest             // number of kinds
 )
 
 func (m mischief) String() string {

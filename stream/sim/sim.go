@@ -73,10 +73,10 @@ type Counts struct {
 	Merges      int `json:"merges"`
 	LostReplies int `json:"lost_replies"`
 	Commits     int `json:"commits"`
-	Fenced      int `json:"fenced"`      // commits that were refused
-	Staged      int `json:"staged"`      // files
-	Republished int `json:"republished"` // files that the next owner published: half commits
-	Expired     int `json:"expired"`     // times that all staged data was removed
+	Fenced      int `json:"fenced"`       // commits that were refused
+	Staged      int `json:"staged"`       // files
+	HalfCommits int `json:"half_commits"` // files that another process published than had staged them: half commits
+	Expired     int `json:"expired"`      // times that all staged data was removed
 }
 
 // Add adds other to c.
@@ -91,12 +91,28 @@ func (c *Counts) Add(other Counts) {
 	c.Commits += other.Commits
 	c.Fenced += other.Fenced
 	c.Staged += other.Staged
-	c.Republished += other.Republished
+	c.HalfCommits += other.HalfCommits
 	c.Expired += other.Expired
 }
 
+// Rule is the part of the promise that was broken.
+type Rule string
+
+const (
+	Missing     Rule = "missing"     // a row that has to be there is not, at the end
+	Twice       Rule = "twice"       // a row is there twice, at any moment
+	Wrong       Rule = "wrong"       // a row that nothing asked for, or that says something else than its record
+	Order       Rule = "order"       // a record is visible before an earlier one of its key
+	Uncommitted Rule = "uncommitted" // a file is visible that no commit covers, at any moment: a zombie's
+	Behind      Rule = "behind"      // a commit covers a record that an upsert sink has not got
+	Unverified  Rule = "unverified"  // verify finds a problem, or its counts are not right
+	Stuck       Rule = "stuck"       // the work does not end, or a process does not, or it ends with an error
+	Crashed     Rule = "crashed"     // the engine panics
+)
+
 // Violation is one way in which the promise was broken.
 type Violation struct {
+	Rule     Rule            `json:"rule"`
 	Sink     string          `json:"sink,omitempty"`
 	Shard    string          `json:"partition,omitempty"`
 	Position stream.Position `json:"position"`
@@ -142,7 +158,7 @@ func (r *Runner) Run(s *Schedule) (result *Result) {
 	result = new(Result)
 	defer func() { // synctest's word for goroutines that wait for each other for ever
 		if p := recover(); p != nil {
-			result.Violations = append(result.Violations, Violation{Text: fmt.Sprintf("the run ended with a panic: %v", p)})
+			result.Violations = append(result.Violations, Violation{Rule: Stuck, Text: fmt.Sprintf("the run ended with a panic: %v", p)})
 		}
 	}()
 	synctest.Test(new(testing.T), func(*testing.T) {
@@ -162,7 +178,7 @@ func (p *Pipeline) Validate() error {
 	if len(p.Sinks) == 0 {
 		return errors.New("the pipeline has no sink")
 	}
-	if most := lanes/2/filesPerCommit - 2; len(p.Sinks) > most {
+	if most := readLane/filesPerCommit - 2; len(p.Sinks) > most {
 		return fmt.Errorf("the pipeline has %d sinks; the simulator has room for %d", len(p.Sinks), most)
 	}
 	return nil

@@ -125,3 +125,62 @@ func TestScheduleKeepsThePromise(t *testing.T) {
 	}
 	t.Logf("%+v", sum)
 }
+
+func TestSeedReplaysExactly(t *testing.T) {
+	seeds, times := 40, 10
+	if testing.Short() {
+		seeds, times = 10, 3
+	}
+	r := &Runner{Pipeline: testPipeline(t)}
+	var all sync.WaitGroup
+	for seed := range uint64(seeds) {
+		first := r.Run(NewSchedule(r.Pipeline, seed))
+		for range times {
+			all.Go(func() { // at once, in one process
+				again := r.Run(NewSchedule(r.Pipeline, seed))
+				if again.Sum != first.Sum || again.Counts != first.Counts {
+					t.Errorf("seed %d: %x %+v; first it was %x %+v", seed, again.Sum, again.Counts, first.Sum, first.Counts)
+				}
+			})
+		}
+	}
+	all.Wait()
+}
+
+// TestBrokenEngineIsCaught breaks one rule of the commit protocol each, and wants the schedules to notice.
+func TestBrokenEngineIsCaught(t *testing.T) {
+	const within = 1000 // schedules
+	for name, broken := range map[string]breakage{
+		"a fenced commit is taken":            {noFence: true},
+		"staged files are visible":            {earlyPublish: true},
+		"the checkpoint holds no receipts":    {loseReceipts: true},
+		"children begin before parents ended": {earlyChildren: true},
+		"an upsert sink is behind a commit":   {skipFlush: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &Runner{Pipeline: testPipeline(t), breakage: broken}
+			for seed := range uint64(within) {
+				if v := r.Run(NewSchedule(r.Pipeline, seed)).Violations; len(v) > 0 {
+					t.Logf("seed %d: %s", seed, v[0])
+					return
+				}
+			}
+			t.Errorf("%d schedules did not notice", within)
+		})
+	}
+}
+
+func TestShrinkFindsASmallScheduleThatFails(t *testing.T) {
+	r := &Runner{Pipeline: testPipeline(t), breakage: breakage{noFence: true}}
+	s := NewSchedule(r.Pipeline, 17)
+	before := r.Run(s)
+	small := r.Shrink(s)
+	after := r.Run(small)
+	t.Logf("%s%v", small, after.Violations)
+	if len(before.Violations) == 0 || len(after.Violations) == 0 {
+		t.Fatalf("violations before: %v, after: %v; want both", before.Violations, after.Violations)
+	}
+	if len(small.Steps) > 6 || len(small.Only) > 6 || small.Records > 30 {
+		t.Errorf("%d steps, %d calls that go wrong, %d records; want a handful:\n%s", len(small.Steps), len(small.Only), small.Records, small)
+	}
+}

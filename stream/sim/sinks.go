@@ -48,6 +48,7 @@ func (r row) before(other row) bool {
 type file struct {
 	prov stream.Provenance
 	rows []row
+	by   int // the process that made it
 }
 
 // commitID names a commit within its shard.
@@ -122,19 +123,12 @@ func (s *staged[T]) Publish(ctx context.Context, r stream.Receipt) error {
 			return stream.ErrExpired
 		}
 		delete(st.staged, t.Upload)
-		if f.prov.Epoch != s.p.epochOf(t.Shard) {
-			s.p.world.count.Republished++
+		if f.by != s.p.number {
+			s.p.world.count.HalfCommits++
 		}
 		s.p.world.show(st, t.Key, f)
 		return nil
 	})
-}
-
-// epochOf is the epoch in which the process holds a shard.
-func (p *process) epochOf(shard string) uint64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.held[p.world.byName(shard).number]
 }
 
 func (s *staged[T]) Withdraw(ctx context.Context, r stream.Receipt) error {
@@ -222,7 +216,7 @@ func (m *stagedWriter[T]) stageFile(ctx context.Context, p stream.Provenance, i,
 		w.count.Staged++
 		id = fmt.Sprintf("upload-%d", w.count.Staged)
 		p.Key = fmt.Sprintf("%s/%s-%s-%s", m.sink.name, p.Partition, p.To, id)
-		st.staged[id] = file{p, rows}
+		st.staged[id] = file{p, rows, m.sink.p.number}
 		if w.breakage.earlyPublish {
 			w.show(st, p.Key, st.staged[id])
 		}

@@ -14,16 +14,18 @@ import (
 // Times of the simulated world. All but the first are multiples of a quantum, so that a deadline does not fall on the moment
 // at which another actor's call takes effect.
 const (
-	quantum    = 1 << 20                                   // ns; about a millisecond. Each actor has its own nanosecond of it.
-	leaseTime  = 8000 * quantum                            // a lease that was not renewed for so long may be taken
-	leaseTick  = 1000 * quantum                            // between two looks at the leases
-	commitAge  = 3000 * quantum                            // see stream.Config
-	commitIdle = 1500 * quantum                            //
-	deadline   = 4000 * quantum                            // of one call
-	pollEvery  = 300 * quantum                             // between two reads at the end of a shard
-	patience   = 3 * time.Hour                             // that the last process has to finish the work
-	full       = 40                                        // rows of a full file
-	part       = 12                                        // rows of a part that is uploaded ahead of the commit
+	quantum    = 1 << 20        // ns; about a millisecond. Each actor has its own nanosecond of it.
+	leaseTime  = 8000 * quantum // a lease that was not renewed for so long may be taken
+	leaseTick  = 1000 * quantum // between two looks at the leases
+	commitAge  = 3000 * quantum // see stream.Config
+	commitIdle = 1500 * quantum //
+	deadline   = 4000 * quantum // of one call
+	pollEvery  = 300 * quantum  // between two reads at the end of a shard
+	patience   = 3 * time.Hour  // that the last process has to finish the work
+	full       = 40             // rows of a full file
+	part       = 12             // rows of a part that is uploaded ahead of the commit
+	readLane   = lateLane - 1
+	lateLane   = lanes / 2                                      // the late effect of a call is an actor of its own
 	lanes      = quantum / (maxProcesses + 1) / (maxShards + 1) // for the calls of one process and shard
 )
 
@@ -40,7 +42,8 @@ type world struct {
 	breakage breakage
 	began    time.Time
 	sums     maphash.Seed
-	late     sync.WaitGroup // effects that nobody waits for
+	late     sync.WaitGroup         // effects that nobody waits for
+	lateAt   map[time.Duration]bool // when
 
 	mu         sync.Mutex
 	shards     []*shard
@@ -69,7 +72,7 @@ type breakage struct {
 
 func newWorld(p *Pipeline, s *Schedule, b breakage, keepTrace bool) *world {
 	w := &world{
-		pipeline: p, schedule: s, breakage: b, began: time.Now(), sums: maphash.MakeSeed(),
+		pipeline: p, schedule: s, breakage: b, began: time.Now(), sums: maphash.MakeSeed(), lateAt: map[time.Duration]bool{},
 		sinks: map[string]*store{}, order: append(p.sinkNames(), stream.DeadLetters), objects: map[string][]byte{}, processes: map[int]*process{},
 		fails: map[string]time.Time{}, slow: map[string]time.Time{},
 	}
@@ -87,9 +90,9 @@ func newWorld(p *Pipeline, s *Schedule, b breakage, keepTrace bool) *world {
 }
 
 // violate notes that the promise is broken. It is called under the lock.
-func (w *world) violate(sink, shard string, pos stream.Position, format string, args ...any) {
+func (w *world) violate(rule Rule, sink, shard string, pos stream.Position, format string, args ...any) {
 	if len(w.violations) < 20 {
-		w.violations = append(w.violations, Violation{Sink: sink, Shard: shard, Position: pos, Text: fmt.Sprintf(format, args...)})
+		w.violations = append(w.violations, Violation{Rule: rule, Sink: sink, Shard: shard, Position: pos, Text: fmt.Sprintf(format, args...)})
 	}
 }
 
@@ -109,9 +112,13 @@ func (w *world) instant(after time.Duration, actor int64) time.Duration {
 	return at - now
 }
 
-// actor is the nanosecond of a call; 0 is the schedule's.
+// actor is the nanosecond of a call; 0 is the schedule's. A shard's source reads while its worker does something else.
 func (c Call) actor() int64 {
-	return int64((c.Process*(maxShards+1)+c.Shard+1)*lanes + c.Lane)
+	lane := c.Lane
+	if c.Name == "read" {
+		lane = readLane
+	}
+	return int64((c.Process*(maxShards+1)+c.Shard+1)*lanes + lane)
 }
 
 // process is one run of the program.
@@ -261,9 +268,13 @@ func (p *process) take(c Call, m mischief, fn effect) error {
 
 // arriveLate lets a call take effect after its deadline, whatever has become of its process.
 func (w *world) arriveLate(c Call, fn effect) {
-	own := c
-	own.Lane += lanes / 2
-	wait := w.instant(deadline+time.Duration(w.schedule.chance(c, forSize)%20_000)*time.Millisecond, own.actor())
+	wait := w.instant(deadline+time.Duration(w.schedule.chance(c, forSize)%20_000)*time.Millisecond, c.actor()+lateLane)
+	w.mu.Lock()
+	for w.lateAt[time.Since(w.began)+wait] { // by another one of this actor
+		wait += quantum
+	}
+	w.lateAt[time.Since(w.began)+wait] = true
+	w.mu.Unlock()
 	w.late.Go(func() {
 		time.Sleep(wait)
 		w.mu.Lock()
@@ -331,7 +342,7 @@ func (w *world) start(number int) {
 	if err != nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.violate("", "", stream.Position{}, "the engine does not take the pipeline: %v", err)
+		w.violate(Stuck, "", "", stream.Position{}, "the engine does not take the pipeline: %v", err)
 		return
 	}
 	p.engine = engine
