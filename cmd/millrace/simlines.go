@@ -66,7 +66,7 @@ func (l *simLines) record(seed uint64, n int) stream.Record {
 		r.Value = l.json(rng, n)
 	}
 	if rng.IntN(12) == 0 {
-		r.Value = r.Value[:rng.IntN(len(r.Value))]
+		r.Value = r.Value[:rng.IntN(len(r.Value)+1)]
 	}
 	return r
 }
@@ -194,6 +194,7 @@ func (l *simLines) csv(values map[string]any, header []string) []byte {
 	if err := w.Write(fields); err != nil {
 		panic(err) // of a delimiter that Validate lets through only if it can be one
 	}
+	w.Flush()
 	return bytes.TrimRight(b.Bytes(), "\n")
 }
 

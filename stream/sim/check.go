@@ -9,6 +9,7 @@ import (
 	"hash/maphash"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/millrace-io/millrace/stream"
 )
@@ -119,17 +120,15 @@ func (o *oracle) deadOnce(rec *record, d *stream.DeadLetter) {
 	}
 }
 
-// keyOf is the key by which a record without one is kept in order: its user, or whoever it can be told by.
-func (w *world) keyOf(r *stream.Record) string {
-	b := stream.NewBatch(w.pipeline.Schema)
-	o := oracle{decoder: w.pipeline.Decoder(), batch: b}
-	if err := o.decode(r); err != nil || len(b.Events) == 0 {
+// key is the one by which a record without any is kept in order: its user, or whoever it can be told by.
+func (o *oracle) key(r *stream.Record) string {
+	o.batch.Reset()
+	if err := o.decode(r); err != nil || len(o.batch.Events) == 0 {
 		return "?"
 	}
-	v := b.Events[0].Values
 	for _, column := range []int{stream.User, stream.Anonymous, stream.Session, stream.IP} {
-		if v[column].Kind() == stream.String {
-			return v[column].Text()
+		if v := o.batch.Events[0].Values[column]; v.Kind() == stream.String {
+			return strings.Clone(v.Text())
 		}
 	}
 	return "?"

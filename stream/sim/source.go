@@ -114,7 +114,7 @@ func (w *world) write(from, to int) {
 		if len(r.Key) > 0 {
 			rec.key = string(r.Key)
 		} else {
-			rec.key = w.keyOf(&r)
+			rec.key = w.keys.key(&r)
 		}
 		bucket := int(hashText(rec.key) % buckets)
 		s := w.shards[slices.IndexFunc(w.shards, func(s *shard) bool { return !s.closed && slices.Contains(s.buckets, bucket) })]
@@ -434,7 +434,7 @@ func (a *assignment) Commit(ctx context.Context, c stream.Checkpoint) error {
 	return a.p.call(ctx, Call{Shard: a.shard, Name: "commit"}, func() error {
 		sh := w.shards[a.shard]
 		switch {
-		case (sh.epoch != a.epoch || sh.owner != a.p.number) && !w.breakage.noFence:
+		case (sh.epoch != a.epoch || sh.owner != a.p.number) && !w.breakage.noFence && !fenceSkipped:
 			w.count.Fenced++
 			return stream.ErrLost
 		case version < sh.version && sh.epoch == a.epoch:

@@ -42,6 +42,7 @@ type world struct {
 	breakage breakage
 	began    time.Time
 	sums     maphash.Seed
+	keys     *oracle                // reads the keys of records that have none
 	late     sync.WaitGroup         // effects that nobody waits for
 	lateAt   map[time.Duration]bool // when
 
@@ -77,6 +78,7 @@ func newWorld(p *Pipeline, s *Schedule, b breakage, keepTrace bool) *world {
 		fails: map[string]time.Time{}, slow: map[string]time.Time{},
 	}
 	w.trace.keep = keepTrace
+	w.keys = newOracle(w, "")
 	for _, name := range w.order {
 		w.sinks[name] = newStore(name)
 	}
