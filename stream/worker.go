@@ -178,47 +178,36 @@ func (w *worker) work() error {
 	close(w.recovered)
 	for {
 		w.working("")
-		wait, pending := w.due()
-		if pending && wait <= 0 { // before more records, which a select would take as often
-			if err := w.commit(); err != nil {
-				return err
-			}
-			continue
-		}
-		var due <-chan time.Time
-		if pending {
-			due = time.After(wait)
-		}
-		err := error(nil)
-		select {
-		case <-w.ctx.Done():
-			return context.Cause(w.ctx)
-		case rs := <-w.inbox:
-			w.working("processing")
-			err = w.process(rs)
-		case <-w.pressure:
-			err = w.commit()
-		case <-due:
-			err = w.commit()
-		case <-w.drain:
-			return w.commit()
-		}
-		if err != nil {
+		if more, err := w.next(); err != nil || !more {
 			return err
 		}
 	}
 }
 
-// due is how long until age or idleness asks for a commit; false while there is nothing to commit.
-func (w *worker) due() (wait time.Duration, pending bool) {
-	if !w.pending {
-		return 0, false
+// next does one thing, and says whether there may be another. A commit whose age has come goes before more records: a select
+// would take those as often.
+func (w *worker) next() (more bool, err error) {
+	var due <-chan time.Time
+	if w.pending {
+		wait := min(time.Until(w.oldest.Add(w.cfg.CommitAge)), w.cfg.CommitIdle)
+		if wait <= 0 {
+			return true, w.commit()
+		}
+		due = time.After(wait)
 	}
-	at := w.oldest.Add(w.cfg.CommitAge)
-	if idle := w.newest.Add(w.cfg.CommitIdle); idle.Before(at) {
-		at = idle
+	select {
+	case <-w.ctx.Done():
+		return false, context.Cause(w.ctx)
+	case rs := <-w.inbox:
+		w.working("processing")
+		return true, w.process(rs)
+	case <-w.pressure:
+		return true, w.commit()
+	case <-due:
+		return true, w.commit()
+	case <-w.drain:
+		return false, w.commit()
 	}
-	return time.Until(at), true
 }
 
 func (w *worker) openSinks() error {

@@ -24,16 +24,15 @@ type shard struct {
 	log     []stream.Record
 	closed  bool // it gets no more records
 
-	owner     int // process number; 0: none
-	epoch     uint64
-	renewed   time.Time
-	ended     bool // everything is committed and children may begin
-	commit    *stream.Checkpoint
-	commits   map[commitID]bool // that were ever stored
-	version   int               // of the commit, within the tenure
-	verified  int               // records of the log that were looked for in the upsert sinks
-	judge     *oracle
-	published bool // the last commit
+	owner    int // process number; 0: none
+	epoch    uint64
+	renewed  time.Time
+	ended    bool // everything is committed and children may begin
+	commit   *stream.Checkpoint
+	commits  map[commitID]bool // that were ever stored
+	version  int               // of the commit, within the tenure
+	verified int               // records of the log that were looked for in the upsert sinks
+	judge    *oracle
 }
 
 func shardName(n int) string { return fmt.Sprintf("shard-%d", n) }

@@ -11,22 +11,24 @@ import (
 	"github.com/millrace-io/millrace/stream"
 )
 
-// Times of the simulated world. All but the first are multiples of a quantum, so that a deadline does not fall on the moment
-// at which another actor's call takes effect.
+// Times of the simulated world. Those of the engine end some actors further on in the quantum than they began, so that none of
+// its timers fires at a moment at which a call of the same shard takes effect.
 const (
-	quantum    = 1 << 20        // ns; about a millisecond. Each actor has its own nanosecond of it.
-	leaseTime  = 8000 * quantum // a lease that was not renewed for so long may be taken
-	leaseTick  = 1000 * quantum // between two looks at the leases
-	commitAge  = 3000 * quantum // see stream.Config
-	commitIdle = 1500 * quantum //
-	deadline   = 4000 * quantum // of one call
-	pollEvery  = 300 * quantum  // between two reads at the end of a shard
-	patience   = 3 * time.Hour  // that the last process has to finish the work
-	full       = 40             // rows of a full file
-	part       = 12             // rows of a part that is uploaded ahead of the commit
-	readLane   = lateLane - 1
-	lateLane   = lanes / 2                                      // the late effect of a call is an actor of its own
-	lanes      = quantum / (maxProcesses + 1) / (maxShards + 1) // for the calls of one process and shard
+	quantum    = 1 << 20                // ns; about a millisecond. Each actor has its own nanosecond of it.
+	leaseTime  = 8000 * quantum         // a lease that was not renewed for so long may be taken
+	leaseTick  = 1000 * quantum         // between two looks at the leases
+	pollEvery  = 300 * quantum          // between two reads at the end of a shard
+	commitAge  = 3000*quantum + 3*lanes // see stream.Config
+	commitIdle = 1500*quantum + 3*lanes //
+	deadline   = 4000*quantum + 5*lanes // of one call
+	patience   = 3 * time.Hour          // that the last process has to finish the work
+
+	full = 40 // rows of a full file
+	part = 12 // rows of a part that is uploaded ahead of the commit
+
+	lanes    = quantum / (maxProcesses + 1) / (maxShards + 1) // nanoseconds for the calls of one process and shard
+	lateLane = lanes / 2                                      // the late effect of a call is an actor of its own
+	readLane = lateLane - 1
 )
 
 var errRefused = errors.New("the simulator lets this call fail")
