@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -240,6 +241,9 @@ func odds(name string) [slowest]int {
 		return [slowest]int{refused: 5, diesBefore: 1}
 	case "commit":
 		return [slowest]int{refused: 30, replyLost: 40, hangs: 10, late: 15, diesBefore: 12, diesAfter: 20}
+	}
+	if strings.HasSuffix(name, ".publish") {
+		return [slowest]int{refused: 30, replyLost: 25, hangs: 6, late: 10, diesBefore: 4, diesAfter: 8}
 	}
 	return [slowest]int{refused: 30, replyLost: 25, hangs: 6, late: 10, diesBefore: 3, diesAfter: 3}
 }

@@ -253,10 +253,10 @@ func (st *store) Inspect(_ context.Context, _ string, visit func(stream.File) er
 	return nil
 }
 
-// expire removes everything that is staged.
-func (w *world) expire() {
+// expire removes what is staged and old.
+func (w *world) expire(old func(file) bool) {
 	for _, st := range w.sinks {
-		clear(st.staged)
+		maps.DeleteFunc(st.staged, func(_ string, f file) bool { return old(f) })
 	}
 	w.count.Expired++
 }

@@ -253,7 +253,7 @@ func (p *process) take(c Call, m mischief, fn effect) error {
 	err := errRefused
 	switch m {
 	case diesBefore:
-		p.die()
+		p.dieAt(c)
 	case refused, outage:
 	default:
 		err = fn()
@@ -263,7 +263,7 @@ func (p *process) take(c Call, m mischief, fn effect) error {
 		w.count.LostReplies++
 		err = errRefused
 	case diesAfter:
-		p.die()
+		p.dieAt(c)
 		err = errRefused
 	}
 	w.traced(c, m, err)
@@ -300,6 +300,15 @@ func (p *process) isDead() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.dead
+}
+
+// dieAt is a kill -9 at some call. Now and then nobody goes on for so long that the bucket's lifecycle removes what the process had
+// staged, committed or not.
+func (p *process) dieAt(c Call) {
+	p.die()
+	if p.world.schedule.chance(c, forSize)%4 == 0 {
+		p.world.expire(func(f file) bool { return f.by == p.number })
+	}
 }
 
 // die is a kill -9.
