@@ -42,6 +42,9 @@ Example:
 
 Exit codes: 0 clean, 1 the promise was broken or the file has problems, 2 wrong usage.`
 
+// maxSimRuns is the most schedules of one call: their outcomes are kept until the end.
+const maxSimRuns = 10_000_000
+
 // simFlags are the flags of sim.
 type simFlags struct {
 	seed   uint64
@@ -99,8 +102,8 @@ func (c *call) simFlags() (f simFlags, err error) {
 	set := map[string]bool{}
 	flags.Visit(func(fl *flag.Flag) { set[fl.Name] = true })
 	switch {
-	case f.runs < 1:
-		err = fmt.Errorf("--runs is %d; want at least 1", f.runs)
+	case f.runs < 1 || f.runs > maxSimRuns:
+		err = fmt.Errorf("--runs is %d; want 1 to %d", f.runs, maxSimRuns)
 	case f.trace && set["runs"] && f.runs != 1:
 		err = errors.New("--trace shows one seed; leave --runs out")
 	case f.trace && f.shrink:
@@ -155,6 +158,7 @@ type simLine struct {
 	Done       bool
 	Counts     sim.Counts
 	Violations []sim.Violation
+	Sum        uint64
 }
 
 // simPart runs every part-th seed. See simAll.
@@ -168,7 +172,7 @@ func (c *call) simPart(r *sim.Runner, f simFlags) int {
 			return c.fail(err)
 		}
 		result := r.Run(sim.NewSchedule(r.Pipeline, seed))
-		if err := lines.Encode(simLine{seed, true, result.Counts, result.Violations}); err != nil {
+		if err := lines.Encode(simLine{seed, true, result.Counts, result.Violations, result.Sum}); err != nil {
 			return c.fail(err)
 		}
 	}
@@ -201,6 +205,7 @@ type simReport struct {
 	Seed     uint64       `json:"seed"`
 	Runs     int          `json:"schedules"`
 	Counts   sim.Counts   `json:"counts"`
+	Digest   string       `json:"digest"`   // of all traces: the same for the same program, file, seeds and data
 	Failed   int          `json:"failed"`   // schedules
 	Failures []simFailure `json:"failures"` // the first ones
 	Smallest []string     `json:"smallest,omitempty"`
@@ -225,8 +230,11 @@ func (c *call) simAll(ctx context.Context, r *sim.Runner, f simFlags) int {
 		return c.fail(err)
 	}
 	report := simReport{Pipeline: r.Pipeline.Name, Seed: f.seed, Runs: f.runs, Failures: []simFailure{}}
+	digest := uint64(0)
 	for i, result := range results {
 		report.Counts.Add(result.Counts)
+		digest = digest*31 + result.Sum
+		report.Digest = fmt.Sprintf("%016x", digest)
 		if len(result.Violations) == 0 {
 			continue
 		}

@@ -39,7 +39,7 @@ func (w *world) sleep(d time.Duration) { time.Sleep(w.instant(d, 0)) }
 func (w *world) do(s Step) {
 	w.mu.Lock()
 	p := w.processes[s.Process]
-	w.trace.add(time.Since(w.began), "schedule", s.String)
+	w.trace.add(time.Since(w.began), s.String)
 	w.mu.Unlock()
 	switch {
 	case s.Kind == Start && p == nil:
@@ -109,7 +109,7 @@ func (w *world) wake(p *process) {
 func (w *world) settle() {
 	w.mu.Lock()
 	w.calm = true
-	w.trace.add(time.Since(w.began), "schedule", func() string { return "nothing goes wrong any more" })
+	w.trace.add(time.Since(w.began), func() string { return "nothing goes wrong any more" })
 	w.mu.Unlock()
 	all := w.running()
 	for _, p := range all {

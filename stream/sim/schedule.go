@@ -83,7 +83,7 @@ type Call struct {
 	Shard   int    // -1: of the whole process
 	Name    string // "lake.stage", "commit", "lease"
 	Lane    int    // which of the calls of that name that may be under way at once
-	N       int    // the how-manieth, from 1
+	N       int    // how many of them there have been, with this one
 }
 
 func (c Call) String() string {
@@ -224,28 +224,27 @@ const (
 	diesBefore          // the process is killed instead of the effect
 	diesAfter           // the process is killed after the effect
 	outage              // the sink fails at this time
-	ending              // the process was killed before
-	slowest             // number of kinds
+	mischiefs           // how many there are
 )
 
 func (m mischief) String() string {
-	return [...]string{"ok", "refused", "reply lost", "hangs", "takes effect late", "process killed before it", "process killed after it", "sink fails", "process is gone"}[m]
+	return [...]string{"ok", "refused", "reply lost", "hangs", "takes effect late", "process killed before it", "process killed after it", "sink fails"}[m]
 }
 
 // odds of each mischief, in a thousand calls. Calls that happen all the time go wrong less often.
-func odds(name string) [slowest]int {
+func odds(name string) [mischiefs]int {
 	switch name {
 	case "lease":
-		return [slowest]int{refused: 20, replyLost: 20, diesBefore: 1}
+		return [mischiefs]int{refused: 20, replyLost: 20, diesBefore: 1}
 	case "read":
-		return [slowest]int{refused: 5, diesBefore: 1}
+		return [mischiefs]int{refused: 5, diesBefore: 1}
 	case "commit":
-		return [slowest]int{refused: 30, replyLost: 40, hangs: 10, late: 15, diesBefore: 12, diesAfter: 20}
+		return [mischiefs]int{refused: 30, replyLost: 40, hangs: 10, late: 15, diesBefore: 12, diesAfter: 20}
 	}
 	if strings.HasSuffix(name, ".publish") {
-		return [slowest]int{refused: 30, replyLost: 25, hangs: 6, late: 10, diesBefore: 4, diesAfter: 8}
+		return [mischiefs]int{refused: 30, replyLost: 25, hangs: 6, late: 10, diesBefore: 4, diesAfter: 8}
 	}
-	return [slowest]int{refused: 30, replyLost: 25, hangs: 6, late: 10, diesBefore: 3, diesAfter: 3}
+	return [mischiefs]int{refused: 30, replyLost: 25, hangs: 6, late: 10, diesBefore: 3, diesAfter: 3}
 }
 
 // chance is a random number that is a function of the seed, the call and what it is for: not of the order in which calls are made.

@@ -14,6 +14,25 @@ import (
 	"go.uber.org/goleak"
 )
 
+// Line broken -> test that went red, in stream/commit.go unless another file is named:
+//
+//	publish before decide                          -> TestScheduleKeepsThePromise (a file is visible that no commit covers)
+//	flush left out                                 -> TestScheduleKeepsThePromise (committed before the upsert sink has it)
+//	republish left out of recover                  -> TestScheduleKeepsThePromise (a later record of a key is there, an earlier one not)
+//	next.Receipts = nil                            -> TestScheduleKeepsThePromise (the same)
+//	the state of the commit before is stored       -> TestScheduleKeepsThePromise (a row is not what its record says)
+//	next.Base stays what it was                    -> TestScheduleKeepsThePromise (the same)
+//	next.After is that of the range that ended     -> TestScheduleKeepsThePromise (verify)
+//	withdraw left out of republish                 -> TestScheduleKeepsThePromise (rows twice)
+//	overflow objects of one position share a name  -> TestScheduleKeepsThePromise (one is written over)
+//	an overflow object is deleted before decide    -> TestScheduleKeepsThePromise (no progress)
+//	flush buries every refusal                     -> TestScheduleKeepsThePromise (dead letters twice)
+//	worker.go  a drain that does not commit        -> TestScheduleKeepsThePromise (a child's rows before its parent's)
+//	worker.go  judge keeps siblings of a failed event, where is ignored -> TestScheduleKeepsThePromise (rows that nobody asked for)
+//	worker.go  back-off from math/rand/v2          -> TestSeedReplaysExactly
+//	worker.go  a due commit is one case of select  -> TestSeedReplaysExactly
+//	world.go   reads have the worker's nanosecond  -> TestSeedReplaysExactly, over 300 seeds
+
 func TestMain(m *testing.M) {
 	runtime.GOMAXPROCS(1) // with more, Go 1.26's race detector crashes on timers that fire at once in a bubble
 	goleak.VerifyTestMain(m)

@@ -1,12 +1,14 @@
 package sim
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -57,10 +59,8 @@ type commitID struct {
 	to    stream.Position
 }
 
-func sinkOf(c Call) string {
-	name, _, _ := strings.Cut(c.Name, ".")
-	return name
-}
+// sinkOf is the sink that a call is to, if it is to one. A sink's name may have dots.
+func sinkOf(c Call) string { return strings.TrimSuffix(c.Name, path.Ext(c.Name)) }
 
 // staged is a sink with the two phases of multipart uploads. T is *stream.Event or *stream.DeadLetter.
 type staged[T any] struct {
@@ -146,12 +146,12 @@ func (s *staged[T]) Withdraw(ctx context.Context, r stream.Receipt) error {
 
 // stagedWriter writes for one tenure.
 type stagedWriter[T any] struct {
-	sink    *staged[T]
-	tenure  stream.Tenure
-	rows    []row
-	parts   int // that are uploaded
-	open    []string
-	stagedR []stream.Receipt // of a Stage that has not succeeded
+	sink     *staged[T]
+	tenure   stream.Tenure
+	rows     []row
+	parts    int              // that are uploaded
+	open     []string         // uploads whose receipts Stage has not returned
+	receipts []stream.Receipt // of a Stage that has not succeeded
 }
 
 func (m *stagedWriter[T]) Write(items []T) {
@@ -193,16 +193,16 @@ func (m *stagedWriter[T]) Stage(ctx context.Context, p stream.Provenance) ([]str
 		return nil, nil
 	}
 	count := min(filesPerCommit, 1+len(m.rows)/8)
-	for i := len(m.stagedR); i < count; i++ {
+	for i := len(m.receipts); i < count; i++ {
 		rows := slices.Clone(m.rows[i*len(m.rows)/count : (i+1)*len(m.rows)/count])
 		r, upload, err := m.stageFile(ctx, p, i, count, rows)
 		if err != nil {
 			return nil, err
 		}
-		m.stagedR, m.open = append(m.stagedR, r), append(m.open, upload)
+		m.receipts, m.open = append(m.receipts, r), append(m.open, upload)
 	}
-	rs := m.stagedR
-	m.stagedR, m.open, m.rows, m.parts = nil, nil, nil, 0
+	rs := m.receipts
+	m.receipts, m.open, m.rows, m.parts = nil, nil, nil, 0
 	return rs, nil
 }
 
@@ -351,7 +351,14 @@ func (o overflow) call(ctx context.Context, name, what string, fn effect) error 
 }
 
 func (o overflow) Put(ctx context.Context, name string, data []byte) error {
-	return o.call(ctx, name, "put", func() error { o.p.world.objects[name] = data; return nil })
+	return o.call(ctx, name, "put", func() error {
+		w := o.p.world
+		if old, there := w.objects[name]; there && !bytes.Equal(old, data) {
+			w.violate(Wrong, "", "", stream.Position{}, "the overflow object %s is written over, and a checkpoint may name it", name)
+		}
+		w.objects[name] = data
+		return nil
+	})
 }
 
 func (o overflow) Get(ctx context.Context, name string) ([]byte, error) {

@@ -179,7 +179,7 @@ func (s *source) Run(ctx context.Context, assigned func(stream.Assignment) (stre
 		if ctx.Err() != nil && len(held) == 0 || s.p.isDead() {
 			return nil
 		}
-		s.pause(ctx, held)
+		s.pause(ctx)
 	}
 }
 
@@ -194,7 +194,7 @@ func (s *source) remember(held map[int]*assignment) {
 }
 
 // pause is the time between two looks.
-func (s *source) pause(ctx context.Context, held map[int]*assignment) {
+func (s *source) pause(ctx context.Context) {
 	stopped := ctx.Done()
 	if ctx.Err() != nil {
 		stopped = nil

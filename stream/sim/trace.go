@@ -9,19 +9,19 @@ import (
 
 // trace is what took effect in the world, in order.
 type trace struct {
-	keep    bool
+	keep    bool // the entries, for people
 	entries []entry
-	sum     uint64 // of all entries, in whatever order they came
+	sum     uint64 // of all calls, in whatever order they came
 }
 
 type entry struct {
-	at   time.Duration
-	who  Call
+	at   time.Duration // since the beginning of the run
+	who  Call          // the zero Call: the schedule
 	text string
 }
 
 // add notes a step of the schedule.
-func (t *trace) add(at time.Duration, _ string, text func() string) {
+func (t *trace) add(at time.Duration, text func() string) {
 	if t.keep {
 		t.entries = append(t.entries, entry{at, Call{}, text()})
 	}

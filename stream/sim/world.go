@@ -129,7 +129,6 @@ func (c Call) actor() int64 {
 type process struct {
 	world  *world
 	number int
-	engine *stream.Engine
 	soft   context.CancelFunc
 	hard   context.CancelFunc
 	gone   chan struct{} // closed when it is killed
@@ -151,15 +150,14 @@ type effect func() error
 // call makes one outside call: on the way, effect, way back. Everything that a process does to the world passes through here.
 // A dead process reaches nothing, a paused one waits.
 func (p *process) call(ctx context.Context, c Call, fn effect) error {
+	if err := p.awake(ctx); err != nil {
+		return err
+	}
 	c = p.numbered(c)
 	w := p.world
 	m, extra := w.fate(c)
-	switch m {
-	case hangs, late:
-		if m == late {
-			w.arriveLate(c, fn)
-		}
-		w.note(c, m)
+	if m == hangs || m == late {
+		w.unanswered(c, m, fn)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -222,21 +220,35 @@ func (p *process) travel(ctx context.Context, c Call, d time.Duration) error {
 			timer.Stop()
 			return errRefused
 		}
-		p.mu.Lock()
-		paused := p.paused
-		p.mu.Unlock()
-		if paused == nil {
+		if p.pausing() == nil {
 			return nil
 		}
+		if err := p.awake(ctx); err != nil {
+			return err
+		}
+		d = 0
+	}
+}
+
+// awake waits while the process is paused.
+func (p *process) awake(ctx context.Context) error {
+	for paused := p.pausing(); paused != nil; paused = p.pausing() {
 		select {
 		case <-paused:
-			d = 0
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-p.gone:
 			return errRefused
 		}
 	}
+	return nil
+}
+
+// pausing is closed when the pause ends; nil for none.
+func (p *process) pausing() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.paused
 }
 
 // take lets the call take effect, or whatever happens to it instead.
@@ -270,15 +282,20 @@ func (p *process) take(c Call, m mischief, fn effect) error {
 	return err
 }
 
-// arriveLate lets a call take effect after its deadline, whatever has become of its process.
-func (w *world) arriveLate(c Call, fn effect) {
-	wait := w.instant(deadline+time.Duration(w.schedule.chance(c, forSize)%20_000)*time.Millisecond, c.actor()+lateLane)
+// unanswered is a call that hangs: it has no effect at all or, if it is late, has it after its deadline, whatever has become of its
+// process.
+func (w *world) unanswered(c Call, m mischief, fn effect) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
+	if m == hangs {
+		w.traced(c, m, nil)
+		return
+	}
+	wait := w.instant(deadline+time.Duration(w.schedule.chance(c, forSize)%20_000)*time.Millisecond, c.actor()+lateLane)
 	for w.lateAt[time.Since(w.began)+wait] { // by another one of this actor
 		wait += quantum
 	}
 	w.lateAt[time.Since(w.began)+wait] = true
-	w.mu.Unlock()
 	w.late.Go(func() {
 		time.Sleep(wait)
 		w.mu.Lock()
@@ -286,14 +303,6 @@ func (w *world) arriveLate(c Call, fn effect) {
 		w.count.LostReplies++
 		w.traced(c, late, fn())
 	})
-}
-
-func (w *world) note(c Call, m mischief) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if m == hangs {
-		w.traced(c, m, nil)
-	}
 }
 
 func (p *process) isDead() bool {
@@ -358,7 +367,6 @@ func (w *world) start(number int) {
 		w.violate(Stuck, "", "", stream.Position{}, "the engine does not take the pipeline: %v", err)
 		return
 	}
-	p.engine = engine
 	soft, softStop := context.WithCancel(context.Background())
 	hard, hardStop := context.WithCancel(context.Background())
 	p.soft, p.hard = softStop, hardStop
