@@ -17,6 +17,13 @@ import (
 	"github.com/millrace-io/millrace/stream/sim"
 )
 
+// Mutations seen red (line broken -> test):
+//   - sim.go, exit code 0 in spite of failures        -> TestSimCatchesABrokenFence
+//   - simlines.go, no record is spoiled               -> TestSimInputFitsTheFile
+//   - simlines.go, records are not of the seed alone  -> TestSimInputFitsTheFile, TestSimSaysTheSameEveryTime, TestSimTraceShowsWhatHappens
+//   - simparts.go, a crash is not noted               -> TestSimNamesTheSeedThatCrashes
+//   - stream/sim/fence.go, the fence is skipped       -> TestSimOfEveryExampleIsClean
+
 // simulation calls sim; its processes are this test binary. Without a limit of time: the machine may be busy.
 func simulation(t *testing.T, stdin string, args ...string) outcome {
 	t.Helper()

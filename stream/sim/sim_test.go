@@ -133,9 +133,9 @@ func (c *counter) Snapshot(context.Context) ([]byte, error) {
 }
 
 func TestScheduleKeepsThePromise(t *testing.T) {
-	runs := 300
+	runs := 150
 	if testing.Short() {
-		runs = 50
+		runs = 30
 	}
 	r := &Runner{Pipeline: testPipeline(t)}
 	var sum Counts
@@ -150,9 +150,9 @@ func TestScheduleKeepsThePromise(t *testing.T) {
 }
 
 func TestSeedReplaysExactly(t *testing.T) {
-	seeds, times := 40, 10
+	seeds, times := 20, 5
 	if testing.Short() {
-		seeds, times = 10, 3
+		seeds, times = 5, 3
 	}
 	r := &Runner{Pipeline: testPipeline(t)}
 	var all sync.WaitGroup
