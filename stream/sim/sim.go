@@ -20,8 +20,13 @@
 //   - Where the engine itself was free to choose, it is so no more: the random part of its back-off comes from stream.Config.Jitter,
 //     and a commit that is due goes before more records, which a select took as often.
 //
-// So neither GOMAXPROCS nor preemption change a run, and many runs go on in one process at once. What is left to chance: the names of
+// So neither GOMAXPROCS nor preemption change a run, and many runs may go on in one process at once. What is left to chance: the names of
 // overflow objects (crypto/rand), which nothing depends on.
+//
+// # What is not simulated
+//
+// The code of the sources and of the sinks: they have suites of their own (sourcetest, sinktest) and the crash tests. Memory that runs
+// short: the records of a run never fill it. Retention: the log keeps everything. A fatal error, after which a run ends by itself.
 package sim
 
 import (
