@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -52,8 +53,10 @@ func (w *worker) commit() error {
 	return nil
 }
 
-// flush waits for the upsert sinks. What they refuse for good becomes dead letters, before those are staged.
+// flush waits for the upsert sinks. What they refuse for good becomes dead letters, before those are staged: one for each record,
+// however many of its events are refused and by however many sinks, since a replay brings all of them back.
 func (w *worker) flush() error {
+	buried := map[Position]bool{}
 	for _, s := range w.sinks {
 		if s.upsert == nil {
 			continue
@@ -67,7 +70,11 @@ func (w *worker) flush() error {
 		if err != nil {
 			return err
 		}
-		w.bury(refused)
+		w.bury(slices.DeleteFunc(refused, func(d *DeadLetter) bool {
+			twice := buried[d.Record.Pos]
+			buried[d.Record.Pos] = true
+			return twice
+		}))
 	}
 	return nil
 }

@@ -28,6 +28,10 @@ type Config struct {
 	// what it keeps. nil: none.
 	Tap func(partition string, kept []*Event, dead []*DeadLetter)
 
+	// Jitter is the random part of a back-off: a duration from 0 to less than most. The simulator takes it from its seed. Safe for
+	// concurrent use; nil: math/rand/v2.
+	Jitter func(most time.Duration) time.Duration
+
 	Log *slog.Logger
 }
 

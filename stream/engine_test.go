@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -13,90 +12,18 @@ import (
 	"time"
 )
 
-// Each invariant of the commit protocol was broken once to see a test go red; see TestBrokenEngineIsCaught for those
-// that stay broken on purpose. Line broken -> test:
+// The commit protocol is tested in package sim, over seeded schedules of everything that can go wrong; here are the rules of
+// single things. Line broken -> test that went red:
 //
-//	commit.go  publish before decide                   -> TestScheduleKeepsThePromise (rows twice)
-//	commit.go  flush left out                          -> TestScheduleKeepsThePromise (commit before the upsert sink)
-//	commit.go  republish left out of recover           -> TestScheduleKeepsThePromise (rows missing)
-//	commit.go  next.Receipts = nil                     -> TestScheduleKeepsThePromise (rows missing)
-//	commit.go  the state of the commit before is stored -> TestScheduleKeepsThePromise (state counts)
 //	commit.go  next.Base stays what it was             -> TestExpiredUploadIsReadAgain (state counts)
-//	commit.go  overflow objects share a name           -> TestScheduleKeepsThePromise (rows twice)
 //	commit.go  withdraw left out of republish          -> TestExpiredUploadIsReadAgain (rows twice)
+//	commit.go  flush buries every refusal              -> TestRecordIsBuriedOnce
 //	worker.go  judge keeps siblings of a failed event  -> TestRecordSharesOneFate
 //	budget.go  over always nil                         -> TestMemoryPressureCommitsEarly
 
 func TestMain(m *testing.M) {
 	runtime.GOMAXPROCS(1) // with more, Go 1.26's race detector crashes on timers that fire at once in a bubble
 	m.Run()
-}
-
-// TestScheduleKeepsThePromise runs seeded schedules of crashes, pauses past the lease, failing and half-done outside
-// calls, over three processes that share four partitions.
-func TestScheduleKeepsThePromise(t *testing.T) {
-	runs := 150
-	if testing.Short() {
-		runs = 30
-	}
-	for seed := range runs {
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(uint64(seed), 4, 300, 12)
-				w.schedule(t, uint64(seed), 25)
-				w.check(t)
-			})
-		})
-	}
-}
-
-// schedule lets processes come, crash, sleep past their leases and wake, then lets one finish the work.
-func (w *world) schedule(t *testing.T, seed uint64, steps int) {
-	rng := rand.New(rand.NewPCG(seed, 2))
-	var running []*run
-	for range steps {
-		switch n := rng.IntN(10); {
-		case len(running) == 0 || n < 3 && len(running) < 3:
-			running = append(running, w.start(t, nil))
-		case n < 5:
-			i := rng.IntN(len(running))
-			running[i].crash()
-			running = append(running[:i], running[i+1:]...)
-		case n < 6:
-			i := rng.IntN(len(running))
-			if err := running[i].stop(); err != nil {
-				t.Error("soft stop:", err)
-			}
-			running = append(running[:i], running[i+1:]...)
-		case n < 8:
-			running[rng.IntN(len(running))].p.pause()
-		default:
-			for _, r := range running {
-				r.p.wake()
-			}
-		}
-		time.Sleep(time.Duration(rng.IntN(8000)) * time.Millisecond)
-	}
-	for _, r := range running {
-		r.p.wake()
-	}
-	w.mu.Lock()
-	w.faults = 0
-	w.mu.Unlock()
-	for _, r := range running[min(1, len(running)):] {
-		if err := r.stop(); err != nil {
-			t.Error("last stop:", err)
-		}
-	}
-	if len(running) == 0 {
-		running = append(running, w.start(t, nil))
-	}
-	for limit := time.Now().Add(time.Hour); !w.done() && time.Now().Before(limit); {
-		time.Sleep(time.Second)
-	}
-	if err := running[0].stop(); err != nil {
-		t.Error("the end:", err)
-	}
 }
 
 // run is a process with its engine.
@@ -119,9 +46,8 @@ func (w *world) start(t *testing.T, change func(*Config)) *run {
 	return r
 }
 
-// stop is the soft stop; a sleeper is woken first.
+// stop is the soft stop.
 func (r *run) stop() error {
-	r.p.wake()
 	r.soft()
 	err := <-r.ended
 	r.hard()
@@ -131,43 +57,9 @@ func (r *run) stop() error {
 // crash is a kill -9: from now on nothing of the process reaches the world.
 func (r *run) crash() {
 	r.p.kill()
-	r.p.wake()
 	r.hard()
 	r.soft()
 	<-r.ended
-}
-
-// TestBrokenEngineIsCaught breaks one rule each for good, and wants the schedules to notice.
-func TestBrokenEngineIsCaught(t *testing.T) {
-	for name, sabotage := range map[string]func(*world){
-		"a fenced commit is accepted": func(w *world) { w.noFence = true },
-		"staged files are visible":    func(w *world) { w.earlyPublish = true },
-	} {
-		t.Run(name, func(t *testing.T) {
-			caught := false
-			for seed := uint64(0); seed < 100 && !caught; seed++ {
-				synctest.Test(t, func(t *testing.T) {
-					w := newWorld(seed, 4, 300, 12)
-					sabotage(w)
-					w.schedule(t, seed, 25)
-					caught = len(w.visible) > 0 && w.broken(t)
-				})
-			}
-			if !caught {
-				t.Error("100 schedules did not notice")
-			}
-		})
-	}
-}
-
-// broken says whether a row is missing or there twice.
-func (w *world) broken(t *testing.T) bool {
-	src := &memSource{p: &process{world: w}}
-	report, err := Audit(t.Context(), "test", src.Checkpoints, w.inspectors(), true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(report.Problems) > 0
 }
 
 // settle runs one process until everything is committed, and stops it.
@@ -412,6 +304,23 @@ func TestRecordSharesOneFate(t *testing.T) {
 			if n := w.countRows("lake", "log-0", OffsetPosition(uint64(i))); n != want {
 				t.Errorf("record %d has %d rows; want %d", i, n, want)
 			}
+		}
+	})
+}
+
+// TestRecordIsBuriedOnce: a record of which a sink refuses several events is one dead letter, and a replay makes nothing twice.
+func TestRecordIsBuriedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(5, 1, 3, 0)
+		w.settle(t, func(c *Config) {
+			c.Decoder = func() Decoder { return arrayDecoder{} }
+			c.Processors = nil
+		})
+		if n := w.countRows(DeadLetters, "log-0", OffsetPosition(1)); n != 1 {
+			t.Errorf("the record of three events that the upsert sink refuses has %d dead letters; want 1", n)
+		}
+		if report := w.audit(t, true); len(report.Problems) > 0 {
+			t.Error(report.Problems)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -27,6 +28,9 @@ func (c *Config) EnsureDefaults() {
 	}
 	if c.StallAfter == 0 {
 		c.StallAfter = 5 * time.Minute
+	}
+	if c.Jitter == nil {
+		c.Jitter = func(most time.Duration) time.Duration { return rand.N(most) }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

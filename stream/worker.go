@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -179,36 +178,36 @@ func (w *worker) work() error {
 	close(w.recovered)
 	for {
 		w.working("")
-		err := error(nil)
-		select {
-		case <-w.ctx.Done():
-			return context.Cause(w.ctx)
-		case rs := <-w.inbox:
-			w.working("processing")
-			err = w.process(rs)
-		case <-w.pressure:
-			err = w.commit()
-		case <-w.due():
-			err = w.commit()
-		case <-w.drain:
-			return w.commit()
-		}
-		if err != nil {
+		if more, err := w.next(); err != nil || !more {
 			return err
 		}
 	}
 }
 
-// due fires when age or idleness asks for a commit.
-func (w *worker) due() <-chan time.Time {
-	if !w.pending {
-		return nil
+// next does one thing, and says whether there may be another. A commit whose age has come goes before more records: a select
+// would take those as often.
+func (w *worker) next() (more bool, err error) {
+	var due <-chan time.Time
+	if w.pending {
+		wait := min(time.Until(w.oldest.Add(w.cfg.CommitAge)), w.cfg.CommitIdle)
+		if wait <= 0 {
+			return true, w.commit()
+		}
+		due = time.After(wait)
 	}
-	at := w.oldest.Add(w.cfg.CommitAge)
-	if idle := w.newest.Add(w.cfg.CommitIdle); idle.Before(at) {
-		at = idle
+	select {
+	case <-w.ctx.Done():
+		return false, context.Cause(w.ctx)
+	case rs := <-w.inbox:
+		w.working("processing")
+		return true, w.process(rs)
+	case <-w.pressure:
+		return true, w.commit()
+	case <-due:
+		return true, w.commit()
+	case <-w.drain:
+		return false, w.commit()
 	}
-	return time.After(time.Until(at))
 }
 
 func (w *worker) openSinks() error {
@@ -530,7 +529,7 @@ func (w *worker) attempt(call string, fn func(ctx context.Context) error) error 
 		}
 		w.retrying(call, err, pause)
 		select {
-		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-time.After(pause/2 + w.cfg.Jitter(pause/2)):
 		case <-w.ctx.Done():
 			return context.Cause(w.ctx)
 		}

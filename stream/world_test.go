@@ -13,7 +13,8 @@ import (
 )
 
 // world is everything outside of the engine's processes, in memory: a log, the leases, an object store, a key-value
-// store and a state store. Faults come from a seed. Processes live and die in it.
+// store and a state store. It is for tests of single rules, which look into the engine's notes and change what is stored; package sim
+// has the world in which everything goes wrong.
 type world struct {
 	mu     sync.Mutex
 	rng    *rand.Rand
@@ -28,10 +29,8 @@ type world struct {
 	objects  map[string][]byte
 	serial   int
 
-	drainTime    time.Duration // that a source gives a drain; 0: for ever
-	noFence      bool          // breaks the fence: the tests must notice
-	earlyPublish bool          // publishes at stage
-	violations   []string
+	drainTime  time.Duration // that a source gives a drain; 0: for ever
+	violations []string
 }
 
 type lease struct {
@@ -71,24 +70,13 @@ var errInjected = errors.New("injected")
 
 // process is one run of the program. Its outside calls pass through call.
 type process struct {
-	world  *world
-	mu     sync.Mutex
-	dead   bool
-	paused chan struct{} // not nil while paused; closed at waking
+	world *world
+	mu    sync.Mutex
+	dead  bool
 }
 
-// call runs effect in the world unless the process is dead, after a pause, with faults before or after the effect.
-func (p *process) call(ctx context.Context, effect func(w *world) error) error {
-	p.mu.Lock()
-	paused := p.paused
-	p.mu.Unlock()
-	if paused != nil {
-		select {
-		case <-paused:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+// call runs effect in the world unless the process is dead, with faults before or after the effect.
+func (p *process) call(_ context.Context, effect func(w *world) error) error {
 	w := p.world
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -112,23 +100,6 @@ func (p *process) call(ctx context.Context, effect func(w *world) error) error {
 		return errInjected
 	}
 	return nil
-}
-
-func (p *process) pause() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.paused == nil {
-		p.paused = make(chan struct{})
-	}
-}
-
-func (p *process) wake() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.paused != nil {
-		close(p.paused)
-		p.paused = nil
-	}
 }
 
 func (p *process) kill() {
@@ -206,12 +177,6 @@ func (s *memSource) take(partition int) *memAssignment {
 }
 
 func (s *memSource) renew(a *memAssignment) {
-	s.p.mu.Lock()
-	paused := s.p.paused != nil
-	s.p.mu.Unlock()
-	if paused {
-		return // asleep, like all of its process
-	}
 	w := s.p.world
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -310,7 +275,7 @@ func (a *memAssignment) Committed() (Checkpoint, bool) {
 func (a *memAssignment) Commit(ctx context.Context, c Checkpoint) error {
 	return a.p.call(ctx, func(w *world) error {
 		l := &w.leases[a.partition]
-		if l.epoch != a.epoch && !w.noFence {
+		if l.epoch != a.epoch {
 			return ErrLost
 		}
 		if len(c.Note) > NoteLimit {
@@ -513,11 +478,7 @@ func (m *memWriter[T]) Stage(ctx context.Context, p Provenance) ([]Receipt, erro
 			upload := fmt.Sprintf("u%d", w.serial)
 			key := fmt.Sprintf("%s/%s-%s-%s", m.sink.name, m.tenure.Partition, p.To, upload)
 			p.Key, p.File, p.Files, p.FileRows = key, i+1, len(parts), int64(len(parts[i]))
-			f := memFile{prov: p, rows: append([]memRow(nil), parts[i]...)}
-			w.staged[upload] = f
-			if w.earlyPublish {
-				w.visible[key] = f
-			}
+			w.staged[upload] = memFile{prov: p, rows: append([]memRow(nil), parts[i]...)}
 			padding := ""
 			if w.serial%5 == 0 {
 				padding = strings.Repeat("x", NoteLimit) // must go to the overflow

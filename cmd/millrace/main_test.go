@@ -25,8 +25,11 @@ import (
 
 // TestMain lets the test binary be the program itself, for tests that need a process of their own.
 func TestMain(m *testing.M) {
-	if os.Getenv("MILLRACE_TEST_MAIN") == "yes" {
+	switch os.Getenv("MILLRACE_TEST_MAIN") {
+	case "yes":
 		main()
+	case "crash":
+		crashingPart(os.Args[1:])
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -66,6 +69,12 @@ func TestWrongUsageIsOneLineAndExitCode2(t *testing.T) {
 		"verify":                     "no pipeline file is named",
 		"verify --json --deep=x a":   "deep",
 		"version now":                "no arguments",
+		"sim":                        "no pipeline file is named",
+		"sim --runs 0 a.yaml":        "--runs is 0",
+		"sim --seed -1 a.yaml":       "-seed",
+		"sim --trace --runs 2 a":     "--trace shows one seed",
+		"sim --trace --shrink a":     "want one",
+		"sim --trace --json a":       "leave --json out",
 		"run -- --until-end another": "2 pipeline files",
 	} {
 		got := millrace(t.Context(), "", strings.Fields(args)...)

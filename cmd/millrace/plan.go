@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/cmd/millrace/pipelinefile"
+	"github.com/millrace-io/millrace/processors/decode"
 	"github.com/millrace-io/millrace/processors/expr"
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/stream"
@@ -22,6 +23,7 @@ import (
 // problems.
 type plan struct {
 	file       *pipelinefile.File
+	format     *decode.Config
 	schema     *stream.Schema
 	decoder    func() stream.Decoder
 	processors []stream.ProcessorConfig

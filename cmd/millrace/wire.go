@@ -27,10 +27,9 @@ import (
 // newPlan makes a plan of a pipeline file. What is wrong stands in the file's problems.
 func newPlan(file *pipelinefile.File) *plan {
 	p := &plan{file: file}
-	format, schema, decoder := wireDecode(file.Decode)
-	p.schema, p.decoder = schema, decoder
+	p.format, p.schema, p.decoder = wireDecode(file.Decode)
 	for _, c := range file.Sources {
-		p.wireSource(c, format)
+		p.wireSource(c, p.format)
 	}
 	for _, c := range file.Processors {
 		p.wireProcessor(c)

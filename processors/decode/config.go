@@ -118,8 +118,8 @@ func (c *Config) Schema() (*stream.Schema, error) {
 	return stream.NewSchema(declared...)
 }
 
-// paths is where each column comes from, by its number in s. Columns that are not read from the input have none.
-func (c *Config) paths(s *stream.Schema) map[int]string {
+// Paths is where each column comes from, by its number in s. Columns that are not read from the input have none.
+func (c *Config) Paths(s *stream.Schema) map[int]string {
 	paths := map[int]string{}
 	for i, column := range s.Columns {
 		paths[i] = column.Name

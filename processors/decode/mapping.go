@@ -36,7 +36,7 @@ func compile(c *Config, s *stream.Schema) (*mapping, error) {
 	if err := m.clock.set(&c.Time, c.Format); err != nil {
 		return nil, err
 	}
-	paths := c.paths(s)
+	paths := c.Paths(s)
 	m.root = m.newNode()
 	children := map[*node]map[string]*node{}
 	child := func(parent *node, name string) *node {

@@ -6,13 +6,15 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace-io/millrace/sources/trust"
 )
 
 // Connection is how a client that is no source reaches the brokers: the collector's producer.
 type Connection struct {
 	Brokers []string
 	Topic   string
-	TLS     *TLS
+	TLS     *trust.TLS
 	SASL    *SASL
 }
 

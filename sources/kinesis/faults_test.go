@@ -207,8 +207,10 @@ func TestBrokenAggregateIsOneDeadLetterAndItsNeighboursLive(t *testing.T) {
 }
 
 func TestSequenceNumbersKeepTheirOrderAndValue(t *testing.T) {
-	for _, text := range []string{"0", "7", "18446744073709551615", "18446744073709551616", "49590338271490256608559692538361571095921575989136588898",
-		strings.Repeat("9", 57), "6277101735386680763835789423207666416102355444464034512895"} {
+	for _, text := range []string{
+		"0", "7", "18446744073709551615", "18446744073709551616", "49590338271490256608559692538361571095921575989136588898",
+		strings.Repeat("9", 57), "6277101735386680763835789423207666416102355444464034512895",
+	} {
 		n, err := parseSequence(text)
 		if err != nil || sequenceText(n) != text {
 			t.Errorf("%s is read as %s, %v", text, sequenceText(n), err)

@@ -2,13 +2,15 @@ package nats
 
 import (
 	"github.com/nats-io/nats.go"
+
+	"github.com/millrace-io/millrace/sources/trust"
 )
 
 // Connection is how a client that is no source reaches the servers: the collector's publisher. The fields are those of Config.
 type Connection struct {
 	URL, Stream                        string
 	Credentials, User, Password, Token string
-	TLS                                *TLS
+	TLS                                *trust.TLS
 }
 
 func (c *Connection) config() *Config {

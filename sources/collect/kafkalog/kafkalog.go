@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace-io/millrace/sources/collect"
 	"github.com/millrace-io/millrace/sources/kafka"
+	"github.com/millrace-io/millrace/sources/trust"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -22,7 +23,7 @@ import (
 type Config struct {
 	Brokers []string    `yaml:"brokers"` // some of the cluster's host:port; at least one
 	Topic   string      `yaml:"topic"`   // has to exist
-	TLS     *kafka.TLS  `yaml:"tls"`     // if present, even if empty, encrypts; default: none
+	TLS     *trust.TLS  `yaml:"tls"`     // if present, even if empty, encrypts; default: none
 	SASL    *kafka.SASL `yaml:"sasl"`    // default: none
 
 	// Linger is how long an event waits for others of its partition before it is sent. Default 1 ms, at most 1 s. While a

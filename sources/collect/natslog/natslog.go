@@ -21,6 +21,7 @@ import (
 
 	"github.com/millrace-io/millrace/sources/collect"
 	source "github.com/millrace-io/millrace/sources/nats"
+	"github.com/millrace-io/millrace/sources/trust"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -33,11 +34,11 @@ type Config struct {
 	// Partitions is how many subjects the events are divided into. To change it is to move keys. Default 4, 1 to 1024.
 	Partitions int `yaml:"partitions"`
 
-	Credentials string      `yaml:"credentials"` // file with a user's JWT and key, as nsc writes it; default: none
-	User        string      `yaml:"user"`        // default: none
-	Password    string      `yaml:"password"`    // wanted with User
-	Token       string      `yaml:"token"`       // default: none
-	TLS         *source.TLS `yaml:"tls"`         // if present, even if empty, encrypts; default: none
+	Credentials string     `yaml:"credentials"` // file with a user's JWT and key, as nsc writes it; default: none
+	User        string     `yaml:"user"`        // default: none
+	Password    string     `yaml:"password"`    // wanted with User
+	Token       string     `yaml:"token"`       // default: none
+	TLS         *trust.TLS `yaml:"tls"`         // if present, even if empty, encrypts; default: none
 }
 
 // EnsureDefaults fills in what is not said.

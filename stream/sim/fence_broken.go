@@ -1,0 +1,5 @@
+//go:build brokenfence
+
+package sim
+
+const fenceSkipped = true
