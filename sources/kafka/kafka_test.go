@@ -57,7 +57,8 @@ package kafka
 //
 // Not seen: a commit that forgets the timed-out one before it (the client's own queue keeps their order as well), and a
 // drain that does not wait for Deliver to return (the window is too small), and a static member of protocol consumer that
-// leaves for good when it stops (it comes back all the same; only the others are disturbed).
+// leaves for good when it stops (it comes back all the same; only the others are disturbed), and a fetch's
+// UNKNOWN_TOPIC_ID that is not looked into (the next looks at the topics say the same).
 
 import (
 	"testing"
