@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"time"
@@ -23,7 +25,15 @@ func (c *Connection) config() *Config {
 }
 
 // Validate returns all problems, by the keys brokers, topics, tls and sasl.
-func (c *Connection) Validate() error { return c.config().Validate() }
+func (c *Connection) Validate() error {
+	cfg := c.config()
+	var problem error
+	if !validTopic(c.Topic) { // nor a pattern
+		problem = fmt.Errorf("topics has %q; want 1 to 249 letters, digits, dots, underscores or hyphens", c.Topic)
+		cfg.Topics = []string{"any"}
+	}
+	return errors.Join(cfg.Validate(), problem)
+}
 
 // Options are those of a client that connects so, and tells log about trouble.
 func (c *Connection) Options(log *slog.Logger) ([]kgo.Opt, error) {
