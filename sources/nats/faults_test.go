@@ -1,7 +1,6 @@
 package nats
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,172 +20,6 @@ import (
 	"github.com/millrace-io/millrace/stream"
 	server "github.com/millrace-io/millrace/testenv/nats"
 )
-
-// tape is a consumer that keeps what it was given and commits it at the end.
-type tape struct {
-	stream.Assignment
-
-	hold    chan struct{} // not nil: Deliver blocks until it is closed
-	changed chan struct{}
-
-	mu      sync.Mutex
-	records []stream.Record
-}
-
-var errHeld = errors.New("the consumer is held and commits nothing")
-
-// play runs s until the test stops it; the tapes are by partition, the newest tenure's.
-type play struct {
-	*testing.T
-	cancel context.CancelFunc
-	ran    chan error
-
-	mu      sync.Mutex
-	hold    chan struct{}
-	tapes   map[string]*tape
-	changed chan struct{}
-}
-
-func playing(t *testing.T, s *Source, hold chan struct{}) *play {
-	ctx, cancel := context.WithCancel(context.Background())
-	p := &play{T: t, cancel: cancel, ran: make(chan error, 1), hold: hold, tapes: map[string]*tape{}, changed: make(chan struct{}, 1)}
-	go func() { p.ran <- s.Run(ctx, p.assigned) }()
-	t.Cleanup(func() {
-		cancel()
-		if hold != nil {
-			select {
-			case <-hold:
-			default:
-				close(hold)
-			}
-		}
-		select {
-		case err := <-p.ran:
-			p.ran <- err
-		case <-time.After(20 * time.Second):
-			t.Error("Run does not return")
-		}
-	})
-	return p
-}
-
-func (p *play) assigned(a stream.Assignment) (stream.Consumer, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	t := &tape{Assignment: a, hold: p.hold, changed: p.changed}
-	p.tapes[a.Partition()] = t
-	return t, nil
-}
-
-func (t *tape) tell() {
-	select {
-	case t.changed <- struct{}{}:
-	default:
-	}
-}
-
-func (t *tape) Start() (stream.Position, bool) {
-	c, ok := t.Committed()
-	t.tell()
-	return c.Pos, ok
-}
-
-func (t *tape) Deliver(ctx context.Context, rs []stream.Record) error {
-	t.mu.Lock()
-	t.records = append(t.records, rs...)
-	t.mu.Unlock()
-	t.tell()
-	if t.hold != nil {
-		select {
-		case <-t.hold:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
-}
-
-func (t *tape) commit(ctx context.Context) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.records) == 0 {
-		return nil
-	}
-	return t.Commit(ctx, stream.Checkpoint{Pos: t.records[len(t.records)-1].Pos})
-}
-
-func (t *tape) Drain(ctx context.Context, _ stream.Why) error {
-	if t.hold != nil {
-		return errHeld
-	}
-	return t.commit(ctx)
-}
-
-func (t *tape) Abort() {}
-
-// wait returns when cond holds of the partition's tape.
-func (p *play) wait(partition, what string, cond func(*tape) bool) *tape {
-	p.Helper()
-	late := time.After(20 * time.Second)
-	for {
-		p.mu.Lock()
-		t := p.tapes[partition]
-		p.mu.Unlock()
-		if t != nil {
-			t.mu.Lock()
-			ok := cond(t)
-			t.mu.Unlock()
-			if ok {
-				return t
-			}
-		}
-		select {
-		case <-p.changed:
-		case <-time.After(10 * time.Millisecond):
-		case err := <-p.ran:
-			p.ran <- err
-			p.Fatalf("waiting until %s: Run returned %v", what, err)
-		case <-late:
-			p.Fatalf("waited too long until %s", what)
-		}
-	}
-}
-
-func (p *play) has(partition string, n int) *tape {
-	p.Helper()
-	return p.wait(partition, fmt.Sprintf("%s has %d records", partition, n), func(t *tape) bool { return len(t.records) >= n })
-}
-
-func (p *play) stop() {
-	p.Helper()
-	p.cancel()
-	if err := p.result(); err != nil {
-		p.Fatalf("Run: %v", err)
-	}
-}
-
-func (p *play) result() error {
-	p.Helper()
-	select {
-	case err := <-p.ran:
-		p.ran <- err
-		return err
-	case <-time.After(20 * time.Second):
-		p.Fatal("Run does not return")
-		return nil
-	}
-}
-
-// values are the records' in order.
-func (t *tape) values() []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var vs []string
-	for _, r := range t.records {
-		vs = append(vs, string(r.Value))
-	}
-	return vs
-}
 
 func numbers(from, to int) (ms []sourcetest.Message, vs []string) {
 	for i := from; i < to; i++ {
@@ -227,12 +59,12 @@ func TestServerRestartNeitherSkipsNorDoubles(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := newLog(t, s.URL(), 4*second, 1)
-	p := playing(t, l.source(t, newOutside(), func(*Config) {}), nil)
+	p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
 	var want []string
 	for i := range 3 {
 		want = append(want, l.numbers(t, 0, 300*i, 300*i+300)...)
 		if i == 1 {
-			p.has(l.Partition(0), 400) // the others may be on their way
+			p.Has(l.Partition(0), 400) // the others may be on their way
 		}
 		s.Close()
 		if s, err = server.Start(server.Options{Dir: dir, Addr: s.Addr, Sync: server.SyncLater}); err != nil {
@@ -242,11 +74,11 @@ func TestServerRestartNeitherSkipsNorDoubles(t *testing.T) {
 	}
 	t.Cleanup(s.Close)
 	want = append(want, l.numbers(t, 0, 900, 1000)...)
-	got := p.has(l.Partition(0), 1000)
-	if !slices.Equal(got.values(), want) {
-		t.Errorf("delivered %d records, not those that were appended in their order", len(got.values()))
+	got := p.Has(l.Partition(0), 1000)
+	if !slices.Equal(got.Values(), want) {
+		t.Errorf("delivered %d records, not those that were appended in their order", len(got.Values()))
 	}
-	p.stop()
+	p.Stop()
 }
 
 func eventually(t *testing.T, what string, cond func() bool) {
@@ -262,23 +94,23 @@ func TestBrokenConnectionsNeitherSkipNorDouble(t *testing.T) {
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	want := l.numbers(t, 0, 0, 3000)
 	o := newOutside()
-	p := playing(t, l.source(t, o, func(c *Config) { c.Fetch.MaxMessages = 50 }), nil)
+	p := sourcetest.NewPlay(t, l.source(t, o, func(c *Config) { c.Fetch.MaxMessages = 50 }), nil)
 	for i := range 8 {
-		p.has(l.Partition(0), 300*i+1)
+		p.Has(l.Partition(0), 300*i+1)
 		o.cut()
 	}
-	got := p.has(l.Partition(0), 3000)
-	if !slices.Equal(got.values(), want) {
+	got := p.Has(l.Partition(0), 3000)
+	if !slices.Equal(got.Values(), want) {
 		t.Error("not the records that were appended in their order")
 	}
-	p.stop()
+	p.Stop()
 }
 
 func TestCursorThatSomebodyDeletesIsMadeAnew(t *testing.T) {
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	want := l.numbers(t, 0, 0, 10)
-	p := playing(t, l.source(t, newOutside(), func(*Config) {}), nil)
-	p.has(l.Partition(0), 10)
+	p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
+	p.Has(l.Partition(0), 10)
 	for i := 1; i <= 3; i++ {
 		for c := range must(l.js.Stream(t.Context(), l.name)).ConsumerNames(t.Context()).Name() {
 			if err := l.js.DeleteConsumer(t.Context(), l.name, c); err != nil {
@@ -286,11 +118,11 @@ func TestCursorThatSomebodyDeletesIsMadeAnew(t *testing.T) {
 			}
 		}
 		want = append(want, l.numbers(t, 0, 10*i, 10*i+10)...)
-		if got := p.has(l.Partition(0), 10*i+10); !slices.Equal(got.values(), want) {
-			t.Fatalf("delivered %q; want %q", got.values(), want)
+		if got := p.Has(l.Partition(0), 10*i+10); !slices.Equal(got.Values(), want) {
+			t.Fatalf("delivered %q; want %q", got.Values(), want)
 		}
 	}
-	p.stop()
+	p.Stop()
 }
 
 func must[T any](v T, err error) T {
@@ -331,15 +163,15 @@ func status(code, text string) *nats.Msg {
 func TestMessageLargerThanTheBoundPasses(t *testing.T) {
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	l.Append(t, 0, sourcetest.Message{Value: []byte("small")}, sourcetest.Message{Value: make([]byte, 1<<20)}, sourcetest.Message{Value: make([]byte, 2<<20)}, sourcetest.Message{Value: []byte("last")})
-	p := playing(t, l.source(t, newOutside(), func(c *Config) { c.Fetch.MaxBytes = 64 << 10 }), nil)
+	p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(c *Config) { c.Fetch.MaxBytes = 64 << 10 }), nil)
 	var sizes []int
-	for _, v := range p.has(l.Partition(0), 4).values() {
+	for _, v := range p.Has(l.Partition(0), 4).Values() {
 		sizes = append(sizes, len(v))
 	}
 	if !slices.Equal(sizes, []int{5, 1 << 20, 2 << 20, 4}) {
 		t.Errorf("sizes %v", sizes)
 	}
-	p.stop()
+	p.Stop()
 }
 
 // The engine holds the first records while the rest of the stream is removed.
@@ -349,14 +181,14 @@ func TestBlockedPartitionHoldsBoundedMemoryAndNoticesALossInTheRun(t *testing.T)
 	s := l.source(t, newOutside(), func(c *Config) { c.Fetch.MaxMessages = 100 })
 	s.looks = 50 * time.Millisecond
 	hold := make(chan struct{})
-	p := playing(t, s, hold)
-	held := p.has(l.Partition(0), 1)
+	p := sourcetest.NewPlay(t, s, hold)
+	held := p.Has(l.Partition(0), 1)
 	l.Trim(t, 0, 1900)
-	fatal(t, p.result(), l.Partition(0), "sequences", "to 1900")
-	if err := p.result(); !errors.Is(err, stream.ErrRetention) {
+	fatal(t, p.Result(), l.Partition(0), "sequences", "to 1900")
+	if err := p.Result(); !errors.Is(err, stream.ErrRetention) {
 		t.Errorf("Run returned %v; want ErrRetention", err)
 	}
-	if n := len(held.values()); n > 100 {
+	if n := len(held.Values()); n > 100 {
 		t.Errorf("%d records were delivered past the bound", n)
 	}
 }
@@ -367,16 +199,16 @@ func TestCommitDoesNotPassALoss(t *testing.T) {
 	s := l.source(t, newOutside(), func(c *Config) { c.Fetch.MaxMessages = 100 })
 	s.looks = time.Hour
 	hold := make(chan struct{})
-	p := playing(t, s, hold)
-	held := p.has(l.Partition(0), 1)
+	p := sourcetest.NewPlay(t, s, hold)
+	held := p.Has(l.Partition(0), 1)
 	l.Trim(t, 0, 450)
 	close(hold)
-	p.wait(l.Partition(0), "a record after the loss", func(t *tape) bool { return t.records[len(t.records)-1].Pos.Offset() == 500 })
-	if err := held.commit(t.Context()); !errors.Is(err, stream.ErrRetention) {
+	p.Wait(l.Partition(0), "a record after the loss", func(rs []stream.Record) bool { return len(rs) > 0 && rs[len(rs)-1].Pos.Offset() == 500 })
+	if err := held.CommitAll(t.Context()); !errors.Is(err, stream.ErrRetention) {
 		t.Errorf("commit past the loss: %v; want ErrRetention", err)
 	}
-	p.cancel()
-	p.result()
+	p.Cancel()
+	p.Result()
 	if c, err := l.source(t, newOutside(), func(*Config) {}).Checkpoints(t.Context()); err != nil || len(c) > 0 {
 		t.Errorf("checkpoints %v, %v; want none", c, err)
 	}
@@ -388,24 +220,24 @@ func TestQuietPartitionIsNotTakenForALoss(t *testing.T) {
 	l.numbers(t, 0, 0, 5)
 	s := l.source(t, newOutside(), func(*Config) {})
 	s.looks = 20 * time.Millisecond
-	p := playing(t, s, nil)
-	quiet := p.has(l.Partition(0), 5)
-	if err := quiet.commit(t.Context()); err != nil {
+	p := sourcetest.NewPlay(t, s, nil)
+	quiet := p.Has(l.Partition(0), 5)
+	if err := quiet.CommitAll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 5 { // in the run
 		l.numbers(t, 1, 20*i, 20*i+20)
-		p.has(l.Partition(1), 20*i+20)
+		p.Has(l.Partition(1), 20*i+20)
 		eventually(t, "the look that finds it quiet", func() bool { return clear(t, l) >= uint64(5+20*i+20) })
 		l.Trim(t, 1, 20*i+20)
 	}
-	p.stop()
+	p.Stop()
 	l.numbers(t, 0, 5, 6) // and across runs
-	p = playing(t, l.source(t, newOutside(), func(*Config) {}), nil)
-	if got := p.has(l.Partition(0), 1).values(); !slices.Equal(got, []string{"5"}) {
+	p = sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
+	if got := p.Has(l.Partition(0), 1).Values(); !slices.Equal(got, []string{"5"}) {
 		t.Errorf("delivered %q; want the one new record", got)
 	}
-	p.stop()
+	p.Stop()
 }
 
 // row is that of partition 0.
@@ -436,32 +268,32 @@ func TestReceivedIsNotCommitted(t *testing.T) {
 	s.looks = 20 * time.Millisecond
 	hold := make(chan struct{})
 	close(hold) // only the drain is refused: the records may come in several batches
-	p := playing(t, s, hold)
-	p.has(l.Partition(0), 5)
+	p := sourcetest.NewPlay(t, s, hold)
+	p.Has(l.Partition(0), 5)
 	eventually(t, "the mark is stored", func() bool { return started(t, l) && clear(t, l) >= 5 })
-	p.stop()
+	p.Stop()
 	if owner := row(t, l).Owner; owner != "a" {
 		t.Errorf("after a drain that failed the owner is %q; want the lease to run out", owner)
 	}
 	l.Trim(t, 0, 3)
-	fatal(t, playing(t, l.source(t, newOutside(), named), nil).result(), "sequences 1 to 3")
+	fatal(t, sourcetest.NewPlay(t, l.source(t, newOutside(), named), nil).Result(), "sequences 1 to 3")
 }
 
 func TestResetGoesOnAfterALoss(t *testing.T) {
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	l.numbers(t, 0, 0, 5)
-	p := playing(t, l.source(t, newOutside(), func(*Config) {}), nil)
-	p.has(l.Partition(0), 5)
-	p.stop()
+	p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
+	p.Has(l.Partition(0), 5)
+	p.Stop()
 	want := l.numbers(t, 0, 5, 10)
 	l.Trim(t, 0, 7)
-	p = playing(t, l.source(t, newOutside(), func(*Config) {}), nil)
-	fatal(t, p.result(), "sequences 6 to 7", "reset")
-	p = playing(t, l.source(t, newOutside(), func(c *Config) { c.Reset = "earliest" }), nil)
-	if got := p.has(l.Partition(0), 3).values(); !slices.Equal(got, want[2:]) {
+	p = sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
+	fatal(t, p.Result(), "sequences 6 to 7", "reset")
+	p = sourcetest.NewPlay(t, l.source(t, newOutside(), func(c *Config) { c.Reset = "earliest" }), nil)
+	if got := p.Has(l.Partition(0), 3).Values(); !slices.Equal(got, want[2:]) {
 		t.Errorf("delivered %q; want %q", got, want[2:])
 	}
-	p.stop()
+	p.Stop()
 }
 
 func TestStartIsStoredAtFirstSight(t *testing.T) {
@@ -481,10 +313,10 @@ func TestStartIsStoredAtFirstSight(t *testing.T) {
 				l.numbers(t, 0, 3, 5)
 			}
 			stops := func() error { // a run that commits nothing
-				p := playing(t, l.source(t, newOutside(), func(cfg *Config) { cfg.Start = c.start; cfg.Instance = "a" }), make(chan struct{}))
+				p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(cfg *Config) { cfg.Start = c.start; cfg.Instance = "a" }), make(chan struct{}))
 				eventually(t, "the start is stored", func() bool { return started(t, l) })
-				p.cancel()
-				return p.result()
+				p.Cancel()
+				return p.Result()
 			}
 			if err := stops(); err != nil {
 				t.Fatal(err)
@@ -492,11 +324,11 @@ func TestStartIsStoredAtFirstSight(t *testing.T) {
 			if c.start == "latest" {
 				l.numbers(t, 0, 3, 5)
 			}
-			p := playing(t, l.source(t, newOutside(), func(cfg *Config) { cfg.Start = c.start; cfg.Instance = "a" }), nil)
-			if got := p.has(l.Partition(0), 2).values(); !slices.Equal(got, []string{"3", "4"}) {
+			p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(cfg *Config) { cfg.Start = c.start; cfg.Instance = "a" }), nil)
+			if got := p.Has(l.Partition(0), 2).Values(); !slices.Equal(got, []string{"3", "4"}) {
 				t.Errorf("delivered %q; want the records since the first run", got)
 			}
-			p.stop()
+			p.Stop()
 		})
 	}
 }
@@ -507,45 +339,44 @@ func TestKilledWorkerHasItsPartitionsBackAtOnce(t *testing.T) {
 	o := newOutside()
 	named := func(c *Config) { c.Instance = "laptop" }
 	hold := make(chan struct{})
-	dead := playing(t, l.source(t, o, named), hold)
-	dead.has(l.Partition(0), 1)
+	dead := sourcetest.NewPlay(t, l.source(t, o, named), hold)
+	dead.Has(l.Partition(0), 1)
 	o.sever()
 	began := time.Now()
-	p := playing(t, l.source(t, newOutside(), named), nil)
-	p.has(l.Partition(0), 5)
-	if took := time.Since(began); took > 5*second {
+	p := sourcetest.NewPlay(t, l.source(t, newOutside(), named), nil)
+	p.Has(l.Partition(0), 5)
+	if took := time.Since(began); took > 15*second {
 		t.Errorf("it took %v with a lease of 30s", took)
 	}
-	p.stop()
+	p.Stop()
 }
 
 func TestShutdownAndArrivalMovePartitionsAtOnce(t *testing.T) {
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 30*second, 4)
-	a := playing(t, l.source(t, newOutside(), func(*Config) {}), nil)
+	a := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
 	for i := range 4 {
-		a.wait(l.Partition(i), "a has everything", func(*tape) bool { return true })
+		a.Wait(l.Partition(i), "a has everything", func([]stream.Record) bool { return true })
 	}
-	b := playing(t, l.source(t, newOutside(), func(*Config) {}), nil)
-	share := func() int { b.mu.Lock(); defer b.mu.Unlock(); return len(b.tapes) }
+	b := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
 	began := time.Now()
-	eventually(t, "b has its half", func() bool { return share() == 2 })
-	a.stop()
-	eventually(t, "b has everything", func() bool { return share() == 4 })
-	if took := time.Since(began); took > 5*second {
+	eventually(t, "b has its half", func() bool { return b.Seen() == 2 })
+	a.Stop()
+	eventually(t, "b has everything", func() bool { return b.Seen() == 4 })
+	if took := time.Since(began); took > 15*second {
 		t.Errorf("two hand-overs took %v with a lease of 30s", took)
 	}
-	b.stop()
+	b.Stop()
 }
 
 func TestTwoWorkersOfOneNameEnd(t *testing.T) {
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 2*second, 1)
 	named := func(c *Config) { c.Instance = "twin" }
-	a := playing(t, l.source(t, newOutside(), named), nil)
-	a.wait(l.Partition(0), "the first has it", func(*tape) bool { return true })
-	b := playing(t, l.source(t, newOutside(), named), nil)
-	fatal(t, a.result(), `"twin"`)
-	b.wait(l.Partition(0), "the second has it", func(*tape) bool { return true })
-	b.stop()
+	a := sourcetest.NewPlay(t, l.source(t, newOutside(), named), nil)
+	a.Wait(l.Partition(0), "the first has it", func([]stream.Record) bool { return true })
+	b := sourcetest.NewPlay(t, l.source(t, newOutside(), named), nil)
+	fatal(t, a.Result(), `"twin"`)
+	b.Wait(l.Partition(0), "the second has it", func([]stream.Record) bool { return true })
+	b.Stop()
 }
 
 func TestHeadersComeByName(t *testing.T) {
@@ -554,12 +385,12 @@ func TestHeadersComeByName(t *testing.T) {
 	if _, err := l.js.PublishMsg(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
-	p := playing(t, l.source(t, newOutside(), func(*Config) {}), nil)
-	r := p.has(l.Partition(0), 1).records[0]
+	p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
+	r := p.Has(l.Partition(0), 1).Records()[0]
 	if got := fmt.Sprintf("%s %s", r.Key, r.Headers); got != "k [{a 1} {a 2} {b 3}]" {
 		t.Errorf("key and headers %s", got)
 	}
-	p.stop()
+	p.Stop()
 }
 
 func TestSilentServerIsReadInTheProcess(t *testing.T) {
@@ -579,11 +410,11 @@ func TestSilentServerIsReadInTheProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := playing(t, source, nil)
-	if got := p.has("S.*", 100).values(); !slices.Equal(got, want) {
+	p := sourcetest.NewPlay(t, source, nil)
+	if got := p.Has("S.*", 100).Values(); !slices.Equal(got, want) {
 		t.Errorf("delivered %d records", len(got))
 	}
-	p.stop()
+	p.Stop()
 	if c, err := source.Checkpoints(t.Context()); err != nil || c["S.*"].Pos != stream.OffsetPosition(100) {
 		t.Errorf("checkpoints %v, %v; want 100 for the wildcard partition", c, err)
 	}
@@ -622,7 +453,7 @@ func TestWhatCannotWorkEndsWithAWordOnWhatToDo(t *testing.T) {
 		"CA without a key": {func(c *Config) { c.TLS = &trust.TLS{CA: emptyFile(t)} }, []string{"no PEM certificate"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			fatal(t, playing(t, l.source(t, newOutside(), c.change), nil).result(), c.words...)
+			fatal(t, sourcetest.NewPlay(t, l.source(t, newOutside(), c.change), nil).Result(), c.words...)
 		})
 	}
 }
@@ -660,20 +491,20 @@ func TestStreamThatIsDeletedEndsTheRun(t *testing.T) {
 	l.numbers(t, 0, 0, 5)
 	s := l.source(t, newOutside(), func(*Config) {})
 	s.looks = 50 * time.Millisecond
-	p := playing(t, s, nil)
-	p.has(l.Partition(0), 5)
+	p := sourcetest.NewPlay(t, s, nil)
+	p.Has(l.Partition(0), 5)
 	if err := l.js.DeleteStream(t.Context(), l.name); err != nil {
 		t.Fatal(err)
 	}
-	fatal(t, p.result(), l.name, "deleted")
+	fatal(t, p.Result(), l.name, "deleted")
 }
 
 func TestStreamMadeAnewIsNotReadAtOldSequences(t *testing.T) {
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	l.numbers(t, 0, 0, 5)
-	p := playing(t, l.source(t, newOutside(), func(*Config) {}), nil)
-	p.has(l.Partition(0), 5)
-	p.stop()
+	p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
+	p.Has(l.Partition(0), 5)
+	p.Stop()
 	if err := l.js.DeleteStream(t.Context(), l.name); err != nil {
 		t.Fatal(err)
 	}
@@ -681,5 +512,5 @@ func TestStreamMadeAnewIsNotReadAtOldSequences(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.numbers(t, 0, 0, 50)
-	fatal(t, playing(t, l.source(t, newOutside(), func(*Config) {}), nil).result(), "created again", "delete bucket")
+	fatal(t, sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil).Result(), "created again", "delete bucket")
 }

@@ -115,13 +115,13 @@ func TestRealServerLetsInWhomItKnows(t *testing.T) {
 		t.Run(c.rule, func(t *testing.T) {
 			l := newLogFor(t, c.s.URL, 10*second, 1, c.right)
 			want := l.numbers(t, 0, 0, 10)
-			p := playing(t, l.source(t, newOutside(), func(*Config) {}), nil)
-			if got := p.has(l.Partition(0), 10).values(); !slices.Equal(got, want) {
+			p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
+			if got := p.Has(l.Partition(0), 10).Values(); !slices.Equal(got, want) {
 				t.Errorf("delivered %v", got)
 			}
-			p.stop()
+			p.Stop()
 			for word, change := range c.wrong {
-				err := playing(t, l.source(t, newOutside(), change), nil).result()
+				err := sourcetest.NewPlay(t, l.source(t, newOutside(), change), nil).Result()
 				if err == nil || !strings.Contains(err.Error(), word) {
 					t.Errorf("%v; want %q", err, word)
 				}
@@ -136,7 +136,7 @@ func TestRealServerWithoutJetStreamIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fatal(t, playing(t, source, nil).result(), "has no JetStream; start it with -js")
+	fatal(t, sourcetest.NewPlay(t, source, nil).Result(), "has no JetStream; start it with -js")
 }
 
 // publish sends numbers until ctx ends, each until it is acknowledged; the server drops what comes again. It returns how many.
@@ -157,12 +157,12 @@ func (l *log) publish(ctx context.Context) int {
 func TestRealAcknowledgedMessagesSurviveKills(t *testing.T) {
 	s := realServer(t, server.ProcessOptions{})
 	l := newLog(t, s.URL, 30*second, 1)
-	p := playing(t, l.source(t, newOutside(), func(*Config) {}), nil)
+	p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	published := make(chan int)
 	go func() { published <- l.publish(ctx) }()
 	for n := range 3 {
-		p.has(l.Partition(0), 100*(n+1))
+		p.Has(l.Partition(0), 100*(n+1))
 		s.Kill()
 		if err := s.Restart(t.Context()); err != nil {
 			t.Fatal(err)
@@ -170,7 +170,7 @@ func TestRealAcknowledgedMessagesSurviveKills(t *testing.T) {
 	}
 	cancel()
 	total := <-published
-	got := p.has(l.Partition(0), total).values()
+	got := p.Has(l.Partition(0), total).Values()
 	for n, v := range got {
 		if v != strconv.Itoa(n) {
 			t.Fatalf("message %d is %s: lost, doubled or out of order", n, v)
@@ -179,5 +179,5 @@ func TestRealAcknowledgedMessagesSurviveKills(t *testing.T) {
 	if len(got) != total {
 		t.Errorf("%d messages; %d were acknowledged", len(got), total)
 	}
-	p.stop()
+	p.Stop()
 }

@@ -71,6 +71,13 @@ func (p *Play) assigned(a stream.Assignment) (stream.Consumer, error) {
 	return t, nil
 }
 
+// Seen is how many partitions it was assigned so far.
+func (p *Play) Seen() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.tapes)
+}
+
 // Wait returns the partition's tape when cond holds of its records.
 func (p *Play) Wait(partition, what string, cond func(rs []stream.Record) bool) *Tape {
 	p.Helper()
@@ -143,6 +150,14 @@ func (t *Tape) CommitFirst(ctx context.Context, n int) error {
 	return t.Commit(ctx, stream.Checkpoint{Pos: t.Records()[n-1].Pos})
 }
 
+// CommitAll commits what it was given so far.
+func (t *Tape) CommitAll(ctx context.Context) error {
+	if n := len(t.Records()); n > 0 {
+		return t.CommitFirst(ctx, n)
+	}
+	return nil
+}
+
 // Start implements stream.Consumer.
 func (t *Tape) Start() (stream.Position, bool) {
 	c, ok := t.Committed()
@@ -171,10 +186,7 @@ func (t *Tape) Drain(ctx context.Context, _ stream.Why) error {
 	if t.hold != nil {
 		return errHeld
 	}
-	if n := len(t.Records()); n > 0 {
-		return t.CommitFirst(ctx, n)
-	}
-	return nil
+	return t.CommitAll(ctx)
 }
 
 // Abort implements stream.Consumer.
