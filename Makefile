@@ -33,6 +33,8 @@ lint:
 
 bench: build
 	$(GO) run ./testenv/bench
+	$(GO) run ./testenv/bench -collect -events 400000
+	$(GO) run ./testenv/bench/kinesis
 
 diagrams:
 	for f in docs/design/*.d2; do $(GO) run $(D2) --theme 0 --layout elk --pad 20 $$f $${f%.d2}.svg; done

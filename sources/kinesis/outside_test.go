@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math/big"
 	"net/http"
 	"slices"
@@ -312,5 +311,5 @@ func eventually(t *testing.T, what string, cond func() bool) {
 			return
 		}
 	}
-	t.Fatal(fmt.Sprintf("waited too long until %s", what))
+	t.Fatalf("waited too long until %s", what)
 }
