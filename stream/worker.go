@@ -184,9 +184,12 @@ func (w *worker) work() error {
 	}
 }
 
-// next does one thing, and says whether there may be another. A commit whose age has come goes before more records: a select
-// would take those as often.
+// next does one thing, and says whether there may be another. The end goes before all else, and a commit whose age has come before
+// more records: a select takes any of what is ready.
 func (w *worker) next() (more bool, err error) {
+	if w.ctx.Err() != nil {
+		return false, context.Cause(w.ctx)
+	}
 	var due <-chan time.Time
 	if w.pending {
 		wait := min(time.Until(w.oldest.Add(w.cfg.CommitAge)), w.cfg.CommitIdle)

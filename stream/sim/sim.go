@@ -18,7 +18,7 @@
 //     moment, so it does not matter in which order the Go runtime wakes goroutines or fires timers of one moment (it does that at random).
 //     What goroutines do within a moment is to process records and to set out with the next calls.
 //   - Where the engine itself was free to choose, it is so no more: the random part of its back-off comes from stream.Config.Jitter,
-//     and a commit that is due goes before more records, which a select took as often.
+//     and where a select had several things to take, the end goes first, and then a commit that is due.
 //
 // So neither GOMAXPROCS nor preemption change a run, and many runs may go on in one process at once. What is left to chance: the names of
 // overflow objects (crypto/rand), which nothing depends on.
