@@ -10,12 +10,14 @@
 package kinesislog
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/http"
@@ -119,8 +121,23 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Log, error) {
 		return nil, fmt.Errorf("read the AWS configuration: %w", err)
 	}
 	// The log repeats records, not calls: the SDK would repeat those that are stored already.
-	c := kinesis.NewFromConfig(sdk, func(o *kinesis.Options) { o.Retryer = aws.NopRetryer{} })
+	c := kinesis.NewFromConfig(sdk, func(o *kinesis.Options) { o.Retryer, o.HTTPClient = aws.NopRetryer{}, patient{o.HTTPClient} })
 	return newLog(cfg, c, log), nil
+}
+
+// patient sends a copy of the body. The SDK closes its own as soon as an answer comes; if net/http has not seen the body's end by
+// then, it drops the connection with the answer, and what is stored would be put again.
+type patient struct{ kinesis.HTTPClient }
+
+// Do implements kinesis.HTTPClient.
+func (p patient) Do(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	r = r.Clone(r.Context())
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return p.HTTPClient.Do(r)
 }
 
 func newLog(cfg Config, c client, log *slog.Logger) *Log {
