@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	kinesisapi "github.com/aws/aws-sdk-go-v2/service/kinesis"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
 	"github.com/aws/smithy-go/middleware"
+	"github.com/vmware/vmware-go-kcl-v2/clientlibrary/partition"
 
 	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/sources/sourcetest"
@@ -507,6 +509,27 @@ func TestPanicWhileReadingIsAnError(t *testing.T) {
 	})
 	fatal(t, err, "odd")
 	<-rd.finished
+}
+
+// The library must not stop reading by itself, and renews its lease after 25 days.
+func TestReaderThatTheLibraryGivesUpFailsTheRun(t *testing.T) {
+	l := &library{waiting: map[string]*reader{}, taken: map[string]*reader{}}
+	rd := &reader{tenure: &tenure{Lease: &lease.Lease{}, run: &run{Source: &Source{}}}, ctx: t.Context(), finished: make(chan struct{})}
+	l.add(rd)
+	shard := &partition.ShardStatus{ID: rd.token, Mux: &sync.RWMutex{}}
+	for range 2 { // taken, and renewed
+		if err := (agreeable{l}).GetLease(shard, "w"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := (agreeable{l}).RemoveLeaseOwner(rd.token); err != nil {
+		t.Fatal(err)
+	}
+	<-rd.finished
+	fatal(t, rd.err, "stopped reading")
+	if err := (agreeable{l}).GetLease(shard, "w"); err == nil {
+		t.Error("a reader that is over is taken again")
+	}
 }
 
 func TestShardsWithoutAnOwnerAreCounted(t *testing.T) {

@@ -30,6 +30,7 @@ import (
 //	a reader near the end of the retention does not look again  -> LossInTheRunIsNoticed
 //	a table of another stream, or of the one before, is used    -> WhatCannotWorkEndsWithAWordOnWhatToDo
 //	a panic is not caught                                       -> PanicWhileReadingIsAnError
+//	the library's renewal is refused; that it stops is not seen -> ReaderThatTheLibraryGivesUpFailsTheRun
 func TestMain(m *testing.M) {
 	os.Unsetenv("AWS_CA_BUNDLE") // every client would read all of its certificates, for servers that speak plain HTTP
 	goleak.VerifyTestMain(m)

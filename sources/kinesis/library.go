@@ -86,23 +86,26 @@ func (l *library) drop(rd *reader) {
 	delete(l.waiting, rd.token)
 }
 
-// take says yes once.
+// take says yes to a reader that waits, and again when the library renews what it took, every 25 days.
 func (l *library) take(token string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	rd := l.waiting[token]
-	if rd == nil {
-		return false
+	if rd := l.waiting[token]; rd != nil {
+		delete(l.waiting, token)
+		l.taken[token] = rd
 	}
-	delete(l.waiting, token)
-	l.taken[token] = rd
-	return true
+	return l.taken[token] != nil
 }
 
+// forget is told that the library's goroutine for a reader ends, which has been closed before.
 func (l *library) forget(token string) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	rd := l.taken[token]
 	delete(l.taken, token)
+	l.mu.Unlock()
+	if rd != nil {
+		rd.abandoned()
+	}
 }
 
 func (l *library) reader(token string) (*reader, error) {

@@ -100,6 +100,13 @@ func (rd *reader) close() {
 	rd.finish(errEnding)
 }
 
+// abandoned fails the run if the library has stopped reading for a reason of its own: better than a shard that nobody reads.
+func (rd *reader) abandoned() {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	rd.finish(stream.Fatal(fmt.Errorf("the client library has stopped reading %s", rd)))
+}
+
 // fetch reads until there is an answer without an error; more is false when it is the shard's last. Nothing but the end of the
 // tenure and what no repetition mends stops it: errors are repeated, an iterator that expired is made anew.
 func (rd *reader) fetch(ctx context.Context, get getRecords) (more bool, err error) {
