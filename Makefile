@@ -7,6 +7,9 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 D2 := oss.terrastruct.com/d2@v0.7.2
 
+# What go test -v says, but of the tests that passed only the names of real servers' and of the backends that keep the contract.
+brief = awk '/^=== |^PASS$$/ || /^--- PASS/ && !/Contract|TestReal/ || /^ +--- PASS/ && !/Contract[A-Za-z\/]*(classic|consumer) \(/ {next} {print; fflush()}'
+
 .PHONY: dev build test lint bench diagrams clean
 
 dev: build
@@ -20,8 +23,8 @@ build:
 test: build
 	testenv/install.sh
 	@for f in $$(grep -rl '^//go:build real' --include='*_test.go' .); do grep -q '^func TestReal' $$f || { echo "$$f: tests of the real tier are called TestReal..."; exit 1; }; done
-	$(GO) test -race ./...
-	$(GO) test -tags real -run '^TestReal' -p 1 -timeout 60m ./...
+	set -o pipefail; $(GO) test -race -v ./... | $(brief)
+	set -o pipefail; $(GO) test -tags real -v -run '^TestReal' -p 1 -timeout 60m ./... | $(brief)
 
 lint:
 	@out=$$($(GO) run $(GOFUMPT) -l .); [ -z "$$out" ] || { echo "gofumpt would change:"; echo "$$out"; exit 1; }

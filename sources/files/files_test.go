@@ -121,10 +121,10 @@ func newFolderLog(follow bool) func(t *testing.T, partitions int) sourcetest.Log
 	}
 }
 
-func TestFiniteSourcePassesTheSuite(t *testing.T) {
+func TestContractOnFinishedFiles(t *testing.T) {
 	sourcetest.Run(t, sourcetest.Backend{Features: sourcetest.Features{Finite: true, Sharing: sourcetest.Exclusive}, New: newFolderLog(false)})
 }
 
-func TestFollowingSourcePassesTheSuite(t *testing.T) {
+func TestContractOnFollowedFiles(t *testing.T) {
 	sourcetest.Run(t, sourcetest.Backend{Features: sourcetest.Features{Sharing: sourcetest.TakeOver}, New: newFolderLog(true)})
 }

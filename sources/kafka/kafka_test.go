@@ -1,6 +1,6 @@
 package kafka
 
-// Mutations seen red: what was broken -> the test that went red. "suite" is TestSourceKeepsTheContract, "rules" is
+// Mutations seen red: what was broken -> the test that went red. "suite" is TestContractOnKfake, "rules" is
 // TestEveryBroker. Both run on kfake here and on Apache Kafka in real_test.go, with both protocols of groups.
 //
 //	commit stores the position instead of the one after it   -> suite: resumes after the committed position, and ten others
@@ -93,7 +93,7 @@ func start(t *testing.T, o broker.Options) *broker.Broker {
 	return b
 }
 
-func TestSourceKeepsTheContract(t *testing.T) {
+func TestContractOnKfake(t *testing.T) {
 	b := start(t, broker.Options{})
 	for _, protocol := range []string{classic, consumer} {
 		t.Run(protocol, func(t *testing.T) { sourcetest.Run(t, backend(b.Addr, protocol, session)) })

@@ -49,7 +49,7 @@ func restart(t *testing.T, b *kafka.Broker) {
 func TestRealKafka(t *testing.T) {
 	b, dir := realBroker(t, "listener.name.sasl_ssl.oauthbearer.connections.max.reauth.ms=2000")
 	for _, protocol := range []string{classic, consumer} {
-		t.Run("contract/"+protocol, func(t *testing.T) { sourcetest.Run(t, backend(b.Plain, protocol, realSession)) })
+		t.Run("TestContractOnKafka/"+protocol, func(t *testing.T) { sourcetest.Run(t, backend(b.Plain, protocol, realSession)) })
 	}
 	t.Run("rules", func(t *testing.T) { everyBroker(t, b.Plain) })
 	t.Run("topic created again between runs", func(t *testing.T) { createdAgainBetweenRuns(t, newTopic(t, b.Plain, realSession, 1)) })

@@ -22,6 +22,7 @@ import (
 	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/sources/sourcetest"
 	"github.com/millrace-io/millrace/stream"
+	tables "github.com/millrace-io/millrace/testenv/dynamodb"
 	"github.com/millrace-io/millrace/testenv/kinesis"
 )
 
@@ -31,13 +32,14 @@ const period = 3 * time.Second
 // scene is a stream on servers of its own.
 type scene struct {
 	*log
-	server *kinesis.Server
+	server      *kinesis.Server
+	tableServer *tables.Server
 }
 
 func newScene(t *testing.T, shards int) *scene {
 	t.Helper()
-	s, server := inProcess(t)
-	return &scene{newLog(t, s, period, shards), server}
+	s, server, tableServer := inProcess(t)
+	return &scene{newLog(t, s, period, shards), server, tableServer}
 }
 
 // play runs a worker.
@@ -117,8 +119,8 @@ func TestIteratorsThatExpireUnderABlockedConsumerAreMadeAnew(t *testing.T) {
 
 // Amazon counts 5 calls and 2 MB a second and shard, for all who read.
 func TestReadingStaysWithinAShardsRates(t *testing.T) {
-	inside, server := inProcessWith(t, kinesis.Options{Limits: true})
-	s := &scene{newLog(t, inside, period, 1), server}
+	inside, server, tableServer := inProcessWith(t, kinesis.Options{Limits: true})
+	s := &scene{newLog(t, inside, period, 1), server, tableServer}
 	for range 50 {
 		s.server.Put(s.name, s.Partition(0), kinesis.Record{Key: "k", Data: make([]byte, 100_000)})
 	}
@@ -491,6 +493,39 @@ func TestDeniedCallNamesActionAndResource(t *testing.T) {
 			fatal(t, s.play(t, nil, usual).Result(), "AccessDeniedException", "allow kinesis:"+operation, "stream "+s.name)
 		})
 	}
+}
+
+func TestDeniedTableNamesActionAndResource(t *testing.T) {
+	for _, operation := range []string{"DescribeTable", "CreateTable", "PutItem", "Scan"} {
+		t.Run(operation, func(t *testing.T) {
+			s := newScene(t, 1)
+			s.tableServer.Intercept(func(c tables.Call) tables.Fault {
+				if c.Operation == operation {
+					return tables.Fault{Error: "AccessDeniedException", Message: "User is not authorized"}
+				}
+				return tables.Fault{}
+			})
+			fatal(t, s.play(t, nil, usual).Result(), "AccessDeniedException", "allow dynamodb:"+operation, "table "+s.name)
+		})
+	}
+}
+
+// Nothing that is decided compares a wall clock with another one: a worker whose clock is an hour off, in either direction, is as
+// good as any. What jumps here is everybody else's.
+func TestClocksThatJumpDoNoHarm(t *testing.T) {
+	s := newScene(t, 1)
+	p := s.play(t, nil, usual)
+	for i, ahead := range []time.Duration{0, time.Hour, -time.Hour, 0} {
+		s.server.SetClock(ahead)
+		s.tableServer.SetClock(ahead)
+		s.put(0, numbers(5*i, 5*i+5)...)
+		p.Has(s.Partition(0), 5*i+5)
+	}
+	tape := p.Has(s.Partition(0), 20)
+	if got := tape.Values(); !slices.Equal(got, numbers(0, 20)) || tape.Epoch() != 1 {
+		t.Errorf("epoch %d delivered %q; want the first owner to have all", tape.Epoch(), got)
+	}
+	p.Stop()
 }
 
 func TestStreamThatIsDeletedInTheRunEndsIt(t *testing.T) {

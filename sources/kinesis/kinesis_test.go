@@ -37,12 +37,12 @@ func TestMain(m *testing.M) {
 }
 
 // inProcess is the servers of testenv.
-func inProcess(t *testing.T) (service, *kinesis.Server) {
+func inProcess(t *testing.T) (service, *kinesis.Server, *dynamodb.Server) {
 	t.Helper()
 	return inProcessWith(t, kinesis.Options{ShardPage: 3})
 }
 
-func inProcessWith(t *testing.T, o kinesis.Options) (service, *kinesis.Server) {
+func inProcessWith(t *testing.T, o kinesis.Options) (service, *kinesis.Server, *dynamodb.Server) {
 	t.Helper()
 	streams, err := kinesis.Start(o)
 	if err != nil {
@@ -57,10 +57,10 @@ func inProcessWith(t *testing.T, o kinesis.Options) (service, *kinesis.Server) {
 	return service{kinesis: streams.URL(), dynamodb: tables.URL(), trim: func(t *testing.T, l *log, i, n int) {
 		streams.Trim(l.name, l.Partition(i), n)
 		l.age(t)
-	}}, streams
+	}}, streams, tables
 }
 
-func TestSourceKeepsTheContract(t *testing.T) {
-	s, _ := inProcess(t)
+func TestContractOnInProcessKinesis(t *testing.T) {
+	s, _, _ := inProcess(t)
 	sourcetest.Run(t, s.backend(3*time.Second))
 }

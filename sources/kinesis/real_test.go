@@ -32,13 +32,13 @@ func closing(t *testing.T, c io.Closer) {
 	})
 }
 
-func TestRealKinesalite(t *testing.T) {
+func TestRealContractOnKinesalite(t *testing.T) {
 	s := service{kinesis: standIn(t, kinesis.Kinesalite), dynamodb: standIn(t, dynamodb.Dynalite)}
 	t.Run("table", func(t *testing.T) { writesOnlyOverWhatIsKnown(t, newLog(t, s, 3*time.Second, 1)) })
 	sourcetest.Run(t, s.backend(3*time.Second))
 }
 
-func TestRealKinesisLocal(t *testing.T) {
+func TestRealContractOnKinesisLocal(t *testing.T) {
 	s := service{kinesis: standIn(t, kinesis.Local), dynamodb: standIn(t, dynamodb.Dynalite)}
 	sourcetest.Run(t, s.backend(3*time.Second))
 }

@@ -47,6 +47,6 @@ func start(t *testing.T, o server.Options) *server.Server {
 	return s
 }
 
-func TestSourceKeepsTheContract(t *testing.T) {
+func TestContractOnEmbeddedNATS(t *testing.T) {
 	sourcetest.Run(t, backend(start(t, server.Options{Sync: server.SyncLater}).URL(), 4*time.Second, nil)) // a busy machine keeps the lease
 }

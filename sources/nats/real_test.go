@@ -84,7 +84,7 @@ func operator(t *testing.T) (settings []string, user, stranger string) {
 }
 
 // The server is as operators run it: TLS, users by JWT, and every write synced.
-func TestRealSourceKeepsTheContract(t *testing.T) {
+func TestRealContractOnNATSServer(t *testing.T) {
 	setting, trusted := encrypted(t)
 	users, user, _ := operator(t)
 	s := realServer(t, server.ProcessOptions{Settings: append(users, setting)})
