@@ -181,8 +181,8 @@ func stopping(ctx context.Context, log *slog.Logger) (soft, hard context.Context
 					stopHard(errSecondSignal)
 					return
 				}
+				first = time.Now() // before anybody who reads the log can send another one
 				log.Info("stopping: what was read is committed; a second signal stops at once", "signal", s.String())
-				first = time.Now()
 				stopSoft()
 			case <-finished:
 				return
