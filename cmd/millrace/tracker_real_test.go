@@ -182,10 +182,17 @@ func chromium(t *testing.T, flags ...chromedp.ExecAllocatorOption) context.Conte
 // visit opens a page and waits for the tracker.
 func visit(t *testing.T, tab context.Context, url string) {
 	t.Helper()
-	if _, err := chromedp.Run(tab, chromedp.Navigate(url)); err != nil {
-		t.Fatalf("open %s: %v (testenv/install.sh installs chromium)", url, err)
+	deadline := time.Now().Add(time.Minute)
+	for {
+		_, err := chromedp.Run(tab, chromedp.Navigate(url))
+		if err == nil {
+			break
+		}
+		if !strings.Contains(err.Error(), "ERR_ABORTED") || time.Now().After(deadline) { // a click's navigation came between
+			t.Fatalf("open %s: %v (testenv/install.sh installs chromium)", url, err)
+		}
 	}
-	for deadline := time.Now().Add(time.Minute); !evaluate[bool](t, tab, "!!window.millrace"); {
+	for !evaluate[bool](t, tab, "!!window.millrace"); {
 		if time.Now().After(deadline) {
 			t.Fatal("the tracker never started")
 		}

@@ -93,9 +93,9 @@ func createdAgainBetweenRuns(t *testing.T, l *topic) {
 	l.create(t, l.name)
 	l.client = newProducer(t, l.addr)
 	l.produce(t, l.name, 0, "new")
-	if err := l.admin.CommitAllOffsets(t.Context(), l.name, old.Offsets()); err != nil { // as of a coordinator that was down
-		t.Fatal(err)
-	}
+	wait(t, "the coordinator, which may not know the new topic yet, has the old offsets", func() bool { // as of one that was down
+		return l.admin.CommitAllOffsets(t.Context(), l.name, old.Offsets()) == nil
+	})
 	if err := work(t, l.source(t, newOutside(), same), nil).result(); err == nil || !strings.Contains(err.Error(), "deleted and created again") {
 		t.Errorf("%v; want a word on the topic", err)
 	}

@@ -151,9 +151,10 @@ func newLog(t *testing.T, s service, period time.Duration, shards int) *log {
 	if len(l.name) > 100 {
 		l.name = l.name[len(l.name)-100:]
 	}
-	if _, err := l.client.CreateStream(t.Context(), &kinesis.CreateStreamInput{StreamName: &l.name, ShardCount: aws.Int32(int32(shards))}); err != nil {
-		t.Fatal(err)
-	}
+	change(t, func() error {
+		_, err := l.client.CreateStream(t.Context(), &kinesis.CreateStreamInput{StreamName: &l.name, ShardCount: aws.Int32(int32(shards))})
+		return err
+	})
 	l.learn(t, shards)
 	t.Cleanup(func() {
 		ctx := context.Background()
@@ -161,6 +162,18 @@ func newLog(t *testing.T, s service, period time.Duration, shards int) *log {
 		l.tables.DeleteTable(ctx, &dynamodb.DeleteTableInput{TableName: &l.name})
 	})
 	return l
+}
+
+// change makes a call that changes streams. Only a few changes of one account may be under way at a time.
+func change(t *testing.T, call func() error) {
+	t.Helper()
+	eventually(t, "the service takes the change", func() bool {
+		err := call()
+		if err != nil && apiCode(err) != "LimitExceededException" {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
 }
 
 func nameRune(r rune) rune {
@@ -254,18 +267,18 @@ func (l *log) Split(t *testing.T, i int) {
 	to, _ := new(big.Int).SetString(*l.shards[i].HashKeyRange.EndingHashKey, 10)
 	middle := from.Add(from, to)
 	middle.Rsh(middle, 1)
-	_, err := l.client.SplitShard(t.Context(), &kinesis.SplitShardInput{StreamName: &l.name, ShardToSplit: l.shards[i].ShardId, NewStartingHashKey: aws.String(middle.String())})
-	if err != nil {
-		t.Fatal(err)
-	}
+	change(t, func() error {
+		_, err := l.client.SplitShard(t.Context(), &kinesis.SplitShardInput{StreamName: &l.name, ShardToSplit: l.shards[i].ShardId, NewStartingHashKey: aws.String(middle.String())})
+		return err
+	})
 	l.learn(t, len(l.shards)+2)
 }
 
 func (l *log) Merge(t *testing.T, i, j int) {
-	_, err := l.client.MergeShards(t.Context(), &kinesis.MergeShardsInput{StreamName: &l.name, ShardToMerge: l.shards[i].ShardId, AdjacentShardToMerge: l.shards[j].ShardId})
-	if err != nil {
-		t.Fatal(err)
-	}
+	change(t, func() error {
+		_, err := l.client.MergeShards(t.Context(), &kinesis.MergeShardsInput{StreamName: &l.name, ShardToMerge: l.shards[i].ShardId, AdjacentShardToMerge: l.shards[j].ShardId})
+		return err
+	})
 	l.learn(t, len(l.shards)+1)
 }
 
