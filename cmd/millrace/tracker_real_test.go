@@ -192,7 +192,7 @@ func visit(t *testing.T, tab context.Context, url string) {
 			t.Fatalf("open %s: %v (testenv/install.sh installs chromium)", url, err)
 		}
 	}
-	for !evaluate[bool](t, tab, "!!window.millrace"); {
+	for !evaluate[bool](t, tab, "!!window.millrace") {
 		if time.Now().After(deadline) {
 			t.Fatal("the tracker never started")
 		}
