@@ -153,12 +153,12 @@ func (s *Source) connect(ctx context.Context) (*connection, error) {
 type run struct {
 	*Source
 	*connection
-	table   lease.Table // the connection's, or what tests put before it
-	origin  origin
-	worker  *lease.Worker
-	holder  lease.Holder
-	library *library
-	shards  shardList
+	table  lease.Table // the connection's, or what tests put before it
+	origin origin
+	worker *lease.Worker
+	holder lease.Holder
+	kcl    *library
+	shards shardList
 
 	created   int64        // of the stream, ms since 1970
 	retention atomic.Int64 // of the stream, ns
@@ -193,7 +193,7 @@ func (s *Source) Run(ctx context.Context, assigned func(stream.Assignment) (stre
 	r.living.Wait()
 	r.worker.Wait()
 	loops.Wait()
-	r.library.close()
+	r.kcl.close()
 	if err := context.Cause(r.ctx); err != context.Cause(ctx) { // what came first
 		return err
 	}
@@ -219,7 +219,7 @@ func (r *run) open() (err error) {
 	if err != nil {
 		return stream.Fatal(err)
 	}
-	r.library, err = newLibrary(r)
+	r.kcl, err = newLibrary(r)
 	return err
 }
 

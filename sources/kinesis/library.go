@@ -163,20 +163,20 @@ func (l *library) answer(ctx context.Context, in middleware.InitializeInput, nex
 }
 
 // processors makes the record processors.
-type processors struct{ library *library }
+type processors struct{ kcl *library }
 
 func (p processors) CreateProcessor() interfaces.IRecordProcessor {
-	return &processor{library: p.library}
+	return &processor{kcl: p.kcl}
 }
 
 // processor is one reader as the library's goroutine sees it.
 type processor struct {
-	library *library
-	reader  *reader
+	kcl    *library
+	reader *reader
 }
 
 func (p *processor) Initialize(in *interfaces.InitializationInput) {
-	p.reader, _ = p.library.reader(in.ShardId) // it was taken
+	p.reader, _ = p.kcl.reader(in.ShardId) // it was taken
 }
 
 // ProcessRecords is called after each GetRecords.
@@ -190,14 +190,14 @@ func (p *processor) Shutdown(in *interfaces.ShutdownInput) {
 }
 
 // agreeable is a checkpointer that keeps nothing.
-type agreeable struct{ library *library }
+type agreeable struct{ kcl *library }
 
 var _ checkpoint.Checkpointer = agreeable{}
 
 func (a agreeable) Init() error { return nil }
 
 func (a agreeable) GetLease(shard *partition.ShardStatus, owner string) error {
-	if !a.library.take(shard.ID) {
+	if !a.kcl.take(shard.ID) {
 		return checkpoint.ErrLeaseNotAcquired{}
 	}
 	shard.SetLeaseOwner(owner)
@@ -205,7 +205,7 @@ func (a agreeable) GetLease(shard *partition.ShardStatus, owner string) error {
 }
 
 func (a agreeable) RemoveLeaseOwner(shard string) error {
-	a.library.forget(shard)
+	a.kcl.forget(shard)
 	return nil
 }
 

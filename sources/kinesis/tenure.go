@@ -28,12 +28,12 @@ var _ stream.Assignment = (*tenure)(nil)
 // deliver reads and hands over until ctx ends, the consumer has enough, or the shard has ended.
 func (t *tenure) deliver(ctx context.Context, consumer stream.Consumer) (ended bool, err error) {
 	rd := &reader{tenure: t, ctx: ctx, consumer: consumer, finished: make(chan struct{}), average: 1 << 10}
-	t.run.library.add(rd)
+	t.run.kcl.add(rd)
 	select {
 	case <-rd.finished:
 	case <-ctx.Done():
 	}
-	t.run.library.drop(rd)
+	t.run.kcl.drop(rd)
 	rd.close()
 	t.ended.Store(rd.ended)
 	return rd.ended, rd.err
