@@ -263,7 +263,7 @@ func (w *worker) committed(p Provenance, receipts []Receipt, began time.Time) {
 	})
 	w.engine.count(func(s *Stats) {
 		s.Commits++
-		s.CommitSeconds.observe(time.Since(began))
+		s.CommitSeconds.Observe(time.Since(began))
 		for _, r := range receipts {
 			s.StagedBytes += uint64(r.Bytes)
 		}

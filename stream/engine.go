@@ -70,6 +70,31 @@ type Stats struct {
 	Budget, Buffered    int64     // bytes: Config.Memory, and what is in use of it
 	Unowned             int       // partitions without an owner, in any process; -1: the source does not know
 	Partitions          []PartitionStats
+	Sinks               map[string]SinkStats // of the upsert sinks that have some
+}
+
+// SinkStats is how the writes of one upsert sink go, over all partitions. Counters count from the start of the process.
+type SinkStats struct {
+	Requests, Failed           uint64    // a request fails as a whole, or for each of its writes
+	Written, Refused, Repeated uint64    // writes: taken, refused for good, sent again
+	Waiting                    int       // writes that are not acknowledged
+	WaitingBytes               int64     // heap that they hold
+	LastWrite                  time.Time // when the server last took or refused a write; zero before the first
+	Failing                    string    // the last error while nothing succeeds; empty else
+	FailingSince               time.Time
+	WriteSeconds               Histogram // from a write's arrival at the sink to its acknowledgement
+	Spool                      *SpoolStats
+}
+
+// SpoolStats is what of a sink's writes is set aside; a sink without a spool has none.
+type SpoolStats struct {
+	Spooling bool      // of some partition, new writes are set aside
+	Spooled  uint64    // writes that were set aside so far
+	Drained  uint64    // writes that came back from the spool so far
+	Files    int       // that wait
+	Writes   int64     // in those files
+	Bytes    int64     // of those files
+	Oldest   time.Time // when the oldest of them was made; zero when none waits
 }
 
 // Histogram counts durations: Counts[i] are those of at most Bounds[i] seconds, not cumulative; the last count has no bound.

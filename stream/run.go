@@ -99,7 +99,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, budget: newBudget(cfg.Memory), workers: map[*worker]bool{}}
 	e.counts = Stats{
 		DeadByStage: map[string]uint64{}, Rows: map[string]uint64{}, Retries: map[string]uint64{},
-		CommitSeconds: newHistogram(),
+		CommitSeconds: NewHistogram(),
 	}
 	return e, nil
 }

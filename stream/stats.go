@@ -9,14 +9,21 @@ import (
 	"time"
 )
 
-func newHistogram() Histogram {
+// NewHistogram is empty, with bounds from milliseconds to a minute.
+func NewHistogram() Histogram {
 	bounds := []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
 	return Histogram{Bounds: bounds, Counts: make([]uint64, len(bounds)+1)}
 }
 
-func (h *Histogram) observe(d time.Duration) {
+// Observe counts one duration.
+func (h *Histogram) Observe(d time.Duration) {
 	h.Counts[sort.SearchFloat64s(h.Bounds, d.Seconds())]++
 	h.Sum += d.Seconds()
+}
+
+// Clone is a copy that Observe does not change.
+func (h *Histogram) Clone() Histogram {
+	return Histogram{h.Bounds, slices.Clone(h.Counts), h.Sum}
 }
 
 // Stats returns a copy of the engine's state. Partitions are in order of their names.
@@ -25,7 +32,13 @@ func (e *Engine) Stats() Stats {
 	defer e.mu.Unlock()
 	s := e.counts
 	s.DeadByStage, s.Rows, s.Retries = maps.Clone(s.DeadByStage), maps.Clone(s.Rows), maps.Clone(s.Retries)
-	s.CommitSeconds.Counts = slices.Clone(s.CommitSeconds.Counts)
+	s.CommitSeconds = s.CommitSeconds.Clone()
+	s.Sinks = map[string]SinkStats{}
+	for _, sink := range e.cfg.Sinks {
+		if o, ok := sink.Upsert.(observed); ok {
+			s.Sinks[sink.Name] = o.Stats()
+		}
+	}
 	s.Budget, s.Buffered = e.cfg.Memory, e.budget.used()
 	s.Unowned = -1
 	if e.overview != nil {
@@ -36,6 +49,11 @@ func (e *Engine) Stats() Stats {
 	}
 	slices.SortFunc(s.Partitions, func(a, b PartitionStats) int { return strings.Compare(a.Partition, b.Partition) })
 	return s
+}
+
+// observed is an Upsert that tells how its writes go.
+type observed interface {
+	Stats() SinkStats // safe for concurrent use
 }
 
 // Healthy is nil while every partition that has work makes progress. The error names the partition and what it waits for.
