@@ -427,11 +427,13 @@ func (l *lane) withdraw(w *Writer) []*Item {
 		l.mu.Lock()
 	}
 	var out []*Item
+	freed := map[uint64]bool{} // keys whose turn it was
 	mine := func(it *Item) bool {
 		if it.writer != w {
 			return false
 		}
 		out = append(out, it)
+		freed[it.hash] = freed[it.hash] || it.passes || it.again
 		return true
 	}
 	for _, it := range l.queue {
@@ -446,16 +448,25 @@ func (l *lane) withdraw(w *Writer) []*Item {
 		}
 	}
 	l.again = slices.DeleteFunc(l.again, mine)
-	for hash, h := range l.held {
-		if h.chain = slices.DeleteFunc(h.chain, mine); h.again > 0 {
-			continue
-		}
-		for _, free := range h.chain {
-			l.bytes += len(free.Body)
-		}
-		l.queue = append(h.chain, l.queue...)
-		delete(l.held, hash)
+	for _, h := range l.held {
+		h.chain = slices.DeleteFunc(h.chain, mine)
 	}
+	l.free(freed)
 	l.poke()
 	return out
+}
+
+// free lets the writes go that waited behind some that were withdrawn.
+func (l *lane) free(keys map[uint64]bool) {
+	for hash := range keys {
+		h := l.held[hash]
+		if h == nil || h.again > 0 {
+			continue
+		}
+		for _, it := range h.chain {
+			l.bytes += len(it.Body)
+		}
+		l.queue = slices.Insert(l.queue, 0, h.chain...)
+		delete(l.held, hash)
+	}
 }
