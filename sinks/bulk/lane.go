@@ -404,7 +404,7 @@ func (l *lane) release(items []*Item) {
 			n = len(h.chain)
 		}
 		for _, free := range h.chain[:n] {
-			free.passes = true
+			free.passes = n < len(h.chain) // the hold stays for the others
 			l.bytes += len(free.Body)
 		}
 		next = append(next, h.chain[:n]...)
