@@ -29,6 +29,7 @@ type lane struct {
 	hurry  bool             // send what is there without waiting for company
 	flight *flight          // nil: no request is under way
 	paused time.Time        // nothing is sent until then
+	halted int              // nothing is sent while somebody withdraws
 
 	// How much the server takes, owned by run.
 	items    int // at most, of one request; smaller while the server throttles
@@ -104,6 +105,9 @@ func (l *lane) run(stop <-chan struct{}) {
 func (l *lane) take(now time.Time) (*flight, time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.halted > 0 {
+		return nil, time.Hour
+	}
 	if wait := l.paused.Sub(now); wait > 0 {
 		return nil, wait
 	}
@@ -419,6 +423,11 @@ func (l *lane) release(items []*Item) {
 func (l *lane) withdraw(w *Writer) []*Item {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.halted++ // else what a cancelled request gives back is under way again at once
+	defer func() {
+		l.halted--
+		l.poke()
+	}()
 	for l.flight != nil && slices.ContainsFunc(l.flight.items, func(it *Item) bool { return it.writer == w }) {
 		f := l.flight
 		f.cancel()
@@ -452,7 +461,6 @@ func (l *lane) withdraw(w *Writer) []*Item {
 		h.chain = slices.DeleteFunc(h.chain, mine)
 	}
 	l.free(freed)
-	l.poke()
 	return out
 }
 
