@@ -438,8 +438,9 @@ func stormy(t *testing.T, order bulk.Order, seed uint64) {
 	}()
 	rng := rand.New(rand.NewPCG(seed, uint64(order)))
 	target := &server{order: order}
+	faults := rand.New(rand.NewPCG(seed, 99)) // used under the target's lock
 	target.fail = func(items []*bulk.Item) error {
-		fate := rng.IntN(8)
+		fate := faults.IntN(8)
 		if fate == 0 {
 			return errors.New("503")
 		}
@@ -457,7 +458,7 @@ func stormy(t *testing.T, order bulk.Order, seed uint64) {
 			}
 		case 3, 4:
 			for _, it := range items {
-				if rng.IntN(3) == 0 {
+				if faults.IntN(3) == 0 {
 					it.Err = errBusy
 				}
 			}
