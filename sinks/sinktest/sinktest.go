@@ -1,5 +1,5 @@
-// Package sinktest is the specification of a staged sink (Run) and of an object store (RunStore), as tests that every one
-// of them passes, over a folder and over S3.
+// Package sinktest is the specification of a staged sink (Run), of an upsert sink (RunUpsert) and of an object store (RunStore), as tests that every one
+// of them passes, in process and on the real servers.
 package sinktest
 
 import (
