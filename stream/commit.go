@@ -53,29 +53,39 @@ func (w *worker) commit() error {
 	return nil
 }
 
-// flush waits for the upsert sinks. What they refuse for good becomes dead letters, before those are staged: one for each record,
-// however many of its events are refused and by however many sinks, since a replay brings all of them back.
+// flush waits for the upsert sinks. What they refuse for good becomes dead letters, before those are staged.
 func (w *worker) flush() error {
-	buried := map[Position]bool{}
-	for _, s := range w.sinks {
-		if s.upsert == nil {
+	for i := range w.sinks {
+		if w.sinks[i].upsert == nil {
 			continue
 		}
-		var refused []*DeadLetter
-		err := w.attempt(s.Name+".flush", func(ctx context.Context) error {
-			more, err := s.upsert.Flush(ctx)
-			refused = append(refused, more...)
-			return err
-		})
-		if err != nil {
+		if err := w.flushSink(&w.sinks[i]); err != nil {
 			return err
 		}
-		w.bury(slices.DeleteFunc(refused, func(d *DeadLetter) bool {
-			twice := buried[d.Record.Pos]
-			buried[d.Record.Pos] = true
-			return twice
-		}))
 	}
+	return nil
+}
+
+// flushSink waits for one of them. Of a record there is one dead letter in a commit, however many of its events are refused and by
+// however many sinks, since a replay brings all of them back.
+func (w *worker) flushSink(s *openSink) error {
+	var refused []*DeadLetter
+	err := w.attempt(s.Name+".flush", func(ctx context.Context) error {
+		more, err := s.upsert.Flush(ctx)
+		refused = append(refused, more...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	w.bury(slices.DeleteFunc(refused, func(d *DeadLetter) bool {
+		twice := w.buried[d.Record.Pos]
+		if w.buried == nil {
+			w.buried = map[Position]bool{}
+		}
+		w.buried[d.Record.Pos] = true
+		return twice
+	}))
 	return nil
 }
 
@@ -100,10 +110,11 @@ func (w *worker) stage(p Provenance) ([]Receipt, error) {
 		})
 	}
 	for _, s := range w.sinks {
-		if s.staged == nil {
+		st := s.stager()
+		if st == nil {
 			continue
 		}
-		if err := stage(s.Name, s.staged.Stage); err != nil {
+		if err := stage(s.Name, st.Stage); err != nil {
 			return nil, err
 		}
 	}
@@ -113,7 +124,7 @@ func (w *worker) stage(p Provenance) ([]Receipt, error) {
 	return receipts, nil
 }
 
-// nextNote is what this commit stores. Without files the open range goes on; with files it ends at p.To.
+// nextNote is what this commit stores. Without files that stay the open range goes on; with some it ends at p.To.
 func (w *worker) nextNote(p Provenance, receipts []Receipt) (*note, error) {
 	next := &note{
 		First: p.First, After: p.After, Read: p.Read, Kept: p.Kept, Dropped: p.Dropped, Dead: p.Dead,
@@ -125,16 +136,27 @@ func (w *worker) nextNote(p Provenance, receipts []Receipt) (*note, error) {
 	if len(receipts) == 0 {
 		return next, nil
 	}
-	digests := make([]Digest, len(receipts))
-	for i, r := range receipts {
-		digests[i] = r.Digest
+	next.Receipts = receipts
+	next.Undo = &undo{First: p.First, After: p.After, Chain: p.Prev, State: w.note.Base}
+	digests := files(receipts)
+	if len(digests) == 0 {
+		return next, nil
 	}
 	next.First, next.After = false, p.To
 	next.Read, next.Kept, next.Dropped, next.Dead = 0, 0, 0, 0
 	next.Chain, next.Base = ChainDigest(p.Prev, digests), next.State
-	next.Receipts = receipts
-	next.Undo = &undo{First: p.First, After: p.After, Chain: p.Prev, State: w.note.Base}
 	return next, nil
+}
+
+// files are the digests of the files that stay; what is set aside goes again.
+func files(receipts []Receipt) []Digest {
+	var digests []Digest
+	for _, r := range receipts {
+		if !r.Aside {
+			digests = append(digests, r.Digest)
+		}
+	}
+	return digests
 }
 
 // eachState calls fn for the processors that keep state.
@@ -228,6 +250,9 @@ func (w *worker) publisher(sink string) publisher {
 		if s.Name == sink && s.Staged != nil {
 			return s.Staged
 		}
+		if spool, ok := s.Upsert.(Spool); ok && s.Name == sink {
+			return spool
+		}
 	}
 	return unknownSink(sink)
 }
@@ -253,8 +278,8 @@ func (w *worker) deleteOverflows() {
 
 // committed starts the next range.
 func (w *worker) committed(p Provenance, receipts []Receipt, began time.Time) {
-	w.pending, w.oldest = false, time.Time{}
-	if len(receipts) > 0 {
+	w.pending, w.oldest, w.buried = false, time.Time{}, nil
+	if len(files(receipts)) > 0 {
 		w.open = Provenance{After: p.To, To: p.To}
 	}
 	w.engine.budget.set(w, 0)

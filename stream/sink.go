@@ -114,6 +114,29 @@ type UpsertWriter interface {
 	Close()
 }
 
+// Spool is an Upsert whose writers may set writes aside that the server does not take at present: their Open returns a
+// SpoolWriter. Publish and Withdraw are a Staged sink's, for the receipts of those.
+type Spool interface {
+	Upsert
+	Publish(ctx context.Context, r Receipt) error
+	Withdraw(ctx context.Context, r Receipt) error
+}
+
+// SpoolWriter is an UpsertWriter whose Flush also returns when writes are set aside. The engine stages these with the commit.
+type SpoolWriter interface {
+	UpsertWriter
+
+	// Upload, Full, Stage and Discard are a StagedWriter's, for what is set aside. Stage's receipts are Aside.
+	Upload(ctx context.Context) error
+	Full() bool
+	Stage(ctx context.Context, p Provenance) ([]Receipt, error)
+	Discard(ctx context.Context)
+
+	// Settled is false while something is set aside, or waits for a commit to be removed. The engine then commits from time to
+	// time even when no record arrives.
+	Settled() bool
+}
+
 // DeadLetter is a record that could not go on, with all that a replay needs.
 type DeadLetter struct {
 	Record *Record // the original bytes
@@ -127,6 +150,9 @@ type Receipt struct {
 	Digest Digest          `json:"d"` // of the file's Provenance
 	Bytes  int64           `json:"n"` // the file's size
 	Body   json.RawMessage `json:"b"` // the sink's own: key, upload id, part tags
+
+	// Aside: what is published is no part of what the sinks hold, and may be removed later; no file's Provenance counts it.
+	Aside bool `json:"a,omitempty"`
 }
 
 // Digest is a SHA-256 sum.

@@ -45,13 +45,14 @@ type worker struct {
 	kept       []*Event
 	routed     []*Event // kept, for one sink's where
 	failed     []*DeadLetter
-	open       Provenance // the range that the next files cover; To is the last processed record
-	pending    bool       // there are processed records after the last commit
-	note       *note      // what the last commit stored
-	overflows  []string   // overflow objects that no note names any more
-	oldest     time.Time  // arrival of the first uncommitted record
-	newest     time.Time  // arrival of the last record
-	watermark  int64      // microseconds
+	buried     map[Position]bool // records that a sink refused since the last commit
+	open       Provenance        // the range that the next files cover; To is the last processed record
+	pending    bool              // there are processed records after the last commit
+	note       *note             // what the last commit stored
+	overflows  []string          // overflow objects that no note names any more
+	oldest     time.Time         // arrival of the first uncommitted record
+	newest     time.Time         // arrival of the last record
+	watermark  int64             // microseconds
 
 	mu       sync.Mutex
 	public   PartitionStats
@@ -64,6 +65,26 @@ type openSink struct {
 	Sink
 	staged StagedWriter[*Event]
 	upsert UpsertWriter
+	aside  SpoolWriter // upsert, if it is one
+}
+
+// stager is what has files to stage: a staged sink, or the spool of an upsert one.
+type stager interface {
+	Upload(ctx context.Context) error
+	Full() bool
+	Stage(ctx context.Context, p Provenance) ([]Receipt, error)
+	Discard(ctx context.Context)
+}
+
+// stager is nil for an upsert sink without a spool.
+func (s *openSink) stager() stager {
+	switch {
+	case s.staged != nil:
+		return s.staged
+	case s.aside != nil:
+		return s.aside
+	}
+	return nil
 }
 
 func (e *Engine) newWorker(a Assignment) (*worker, error) {
@@ -197,6 +218,8 @@ func (w *worker) next() (more bool, err error) {
 			return true, w.commit()
 		}
 		due = time.After(wait)
+	} else if !w.settled() {
+		due = time.After(w.cfg.CommitIdle)
 	}
 	select {
 	case <-w.ctx.Done():
@@ -207,10 +230,21 @@ func (w *worker) next() (more bool, err error) {
 	case <-w.pressure:
 		return true, w.commit()
 	case <-due:
+		w.pending = true
 		return true, w.commit()
 	case <-w.drain:
 		return false, w.commit()
 	}
+}
+
+// settled says that no sink has something set aside.
+func (w *worker) settled() bool {
+	for _, s := range w.sinks {
+		if s.aside != nil && !s.aside.Settled() {
+			return false
+		}
+	}
+	return true
 }
 
 func (w *worker) openSinks() error {
@@ -226,6 +260,7 @@ func (w *worker) openSinks() error {
 				open.staged, err = s.Staged.Open(ctx, tenure(s.Name))
 			} else {
 				open.upsert, err = s.Upsert.Open(ctx, tenure(s.Name))
+				open.aside, _ = open.upsert.(SpoolWriter)
 			}
 			return err
 		})
@@ -247,8 +282,9 @@ func (w *worker) closeSinks() {
 	for _, s := range w.sinks {
 		if s.upsert != nil {
 			s.upsert.Close()
-		} else {
-			s.staged.Discard(ctx)
+		}
+		if st := s.stager(); st != nil {
+			st.Discard(ctx)
 		}
 	}
 	if w.dead != nil {
@@ -446,10 +482,11 @@ func (w *worker) rows() map[string]int64 {
 // upload moves full parts out of memory.
 func (w *worker) upload() error {
 	for _, s := range w.sinks {
-		if s.staged == nil {
+		st := s.stager()
+		if st == nil {
 			continue
 		}
-		if err := w.attempt(s.Name+".upload", s.staged.Upload); err != nil {
+		if err := w.attempt(s.Name+".upload", st.Upload); err != nil {
 			return err
 		}
 	}
@@ -458,13 +495,18 @@ func (w *worker) upload() error {
 
 // makeRoom commits when a file is full or the budget asks for it, and waits while others have to.
 func (w *worker) makeRoom() error {
+	if err := w.awaitUpserts(); err != nil {
+		return err
+	}
 	buffered, full := w.dead.Buffered(), w.dead.Full()
 	for _, s := range w.sinks {
-		if s.staged != nil {
-			buffered += s.staged.Buffered()
-			full = full || s.staged.Full()
-		} else {
+		if s.upsert != nil {
 			buffered += s.upsert.Buffered()
+		} else {
+			buffered += s.staged.Buffered()
+		}
+		if st := s.stager(); st != nil {
+			full = full || st.Full()
 		}
 	}
 	w.engine.budget.set(w, buffered)
@@ -496,6 +538,26 @@ func (w *worker) makeRoom() error {
 			return context.Cause(w.ctx)
 		}
 	}
+}
+
+// upsertShare is the part of the budget that one writer of an upsert sink may hold before its worker waits for it. Waiting
+// frees that memory as a commit would, but the other sinks' files stay as large as they are meant to be.
+const upsertShare = 8
+
+// awaitUpserts is the back-pressure of upsert sinks that are slower than the source.
+func (w *worker) awaitUpserts() error {
+	for i := range w.sinks {
+		s := &w.sinks[i]
+		if s.upsert == nil || s.upsert.Buffered() <= w.cfg.Memory/upsertShare {
+			continue
+		}
+		w.working("waiting for " + s.Name)
+		if err := w.flushSink(s); err != nil {
+			return err
+		}
+		w.working("processing")
+	}
+	return nil
 }
 
 func microTime(us int64) time.Time {

@@ -41,8 +41,16 @@ func newWriter(s *Sink, partition string, e Encoder) *Writer {
 // overhead is about what an item costs beside its bytes.
 const overhead = 256
 
+// Size is the heap bytes of the item, about.
+func (it *Item) Size() int64 {
+	return int64(len(it.Key)+len(it.Body)+len(it.Record.Value)+len(it.Record.Key)) + overhead
+}
+
 // Write encodes events and puts their writes where the lanes find them.
-func (w *Writer) Write(events []*stream.Event) {
+func (w *Writer) Write(events []*stream.Event) { w.put(w.Encode(events)) }
+
+// Encode makes the items of events without sending them. What cannot be encoded is refused.
+func (w *Writer) Encode(events []*stream.Event) []*Item {
 	items := make([]*Item, 0, len(events))
 	slab := make([]Item, len(events))
 	now := time.Now()
@@ -63,10 +71,10 @@ func (w *Writer) Write(events []*stream.Event) {
 		items = append(items, it)
 	}
 	w.record, w.copied = nil, nil // the batch that it is of is used again
-	w.put(items)
+	return items
 }
 
-// Put writes items that were withdrawn, of this writer or of another one of the partition. The caller gives them up.
+// Put writes items that Encode made or Withdraw took back, here or in another process. The caller gives them up.
 func (w *Writer) Put(items []*Item) {
 	for _, it := range items {
 		it.older, it.again, it.passes = nil, false, false
@@ -85,7 +93,7 @@ func (w *Writer) put(items []*Item) {
 	for _, it := range items {
 		it.writer, it.number = w, w.numbers
 		w.numbers++
-		it.size = int64(len(it.Key)+len(it.Body)+len(it.Record.Value)+len(it.Record.Key)) + overhead
+		it.size = it.Size()
 		it.hash = maphash.Bytes(w.sink.seed, it.Key)
 		bytes += it.size
 	}

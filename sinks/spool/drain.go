@@ -1,0 +1,116 @@
+package spool
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/millrace-io/millrace/sinks/bulk"
+	"github.com/millrace-io/millrace/sinks/objects"
+	"github.com/millrace-io/millrace/stream"
+)
+
+// drainBytes is how much of a file is under way at once.
+const drainBytes = 4 << 20
+
+// drainAll sends the published files, oldest first, until the tenure ends.
+func (w *writer) drainAll(ctx context.Context) {
+	defer close(w.done)
+	for ctx.Err() == nil {
+		f, ok := w.oldest()
+		if !ok {
+			select {
+			case <-w.wake:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		select {
+		case w.sink.drain <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		err := w.drainOne(ctx, f)
+		<-w.sink.drain
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		w.sink.o.Log.Warn("what is set aside cannot be drained; trying again", "sink", w.sink.o.Name, "file", f.key, "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (w *writer) oldest() (file, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.files) == 0 {
+		return file{}, false
+	}
+	return w.files[0], true
+}
+
+// drainOne sends one file. It is removed with the next commit: that holds the dead letters of its writes, and only then does no
+// checkpoint name it any more.
+func (w *writer) drainOne(ctx context.Context, f file) error {
+	n, err := w.send(ctx, f.key)
+	if err != nil && !errors.Is(err, objects.ErrNotFound) { // an earlier owner's commit removed it late
+		w.behind.Withdraw()
+		return err
+	}
+	w.sink.count(func(s *stream.SpoolStats) { s.Drained += n })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refused = append(w.refused, w.behind.Refused()...)
+	w.drained = append(w.drained, f.key)
+	w.files = slices.DeleteFunc(w.files, func(o file) bool { return o.key == f.key })
+	return nil
+}
+
+// send writes a file's items and waits until all are acknowledged.
+func (w *writer) send(ctx context.Context, key string) (n uint64, err error) {
+	o, err := w.sink.store.Open(ctx, key)
+	if err != nil {
+		return 0, err
+	}
+	defer o.Close()
+	unpacker, err := zstd.NewReader(bufio.NewReaderSize(io.NewSectionReader(o, 0, o.Size()), 1<<20), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return 0, err
+	}
+	defer unpacker.Close()
+	lines := bufio.NewReaderSize(unpacker, 64<<10)
+	var some []*bulk.Item
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err == io.EOF && len(line) == 0 {
+			break
+		}
+		if err != nil {
+			return n, fmt.Errorf("read %s: %w", key, err)
+		}
+		it, err := parseItem(line, w.tenure.Partition)
+		if err != nil {
+			return n, fmt.Errorf("read %s: %w", key, err)
+		}
+		n++
+		if some = append(some, it); len(some) < 500 {
+			continue
+		}
+		w.behind.Put(some)
+		some = nil
+		if err := w.behind.Wait(ctx, drainBytes); err != nil {
+			return n, err
+		}
+	}
+	w.behind.Put(some)
+	return n, w.behind.Wait(ctx, 0)
+}

@@ -1,0 +1,423 @@
+package spool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/millrace-io/millrace/sinks/bulk"
+	"github.com/millrace-io/millrace/sinks/objects"
+	"github.com/millrace-io/millrace/sinks/spool"
+	"github.com/millrace-io/millrace/stream"
+)
+
+// Mutations seen red (line broken -> test):
+//
+//	turn: what an earlier owner set aside does not count -> ANewOwnerSendsWhatTheLastOneSetAsideFirst
+//	Flush: nothing is withdrawn -> AnOutageIsSetAsideAndDrainedInOrder
+//	Publish: what is known is published again -> APublishThatIsRepeatedBringsNothingBack
+//	drainOne: refusals are forgotten -> ARefusalOfADrainedWriteIsADeadLetterOfTheNextCommit
+//	drainOne: the file is deleted at once -> AFileGoesWithTheCommitAfterItsDrain
+//	text: bytes are written as a string -> AnOutageIsSetAsideAndDrainedInOrder (keys)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// server keeps what it is sent while it is up.
+type server struct {
+	mu     sync.Mutex
+	down   error
+	bodies []string
+}
+
+type encoder struct{}
+
+func (encoder) Encode(key, body []byte, e *stream.Event) ([]byte, []byte, error) {
+	return append(key, e.Record.Key...), append(body, e.Record.Value...), nil
+}
+
+func (s *server) Encoder(stream.Tenure) (bulk.Encoder, error) { return encoder{}, nil }
+func (s *server) Idle()                                       {}
+func (s *server) Send(_ context.Context, items []*bulk.Item) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down != nil {
+		return s.down
+	}
+	for _, it := range items {
+		if strings.HasSuffix(string(it.Body), "!") {
+			it.Err = bulk.Refused(errors.New("never"))
+			continue
+		}
+		s.bodies = append(s.bodies, string(it.Body))
+	}
+	return nil
+}
+
+func (s *server) set(down error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down = down
+}
+
+func (s *server) got() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.bodies)
+}
+
+var errDown = errors.New("connection refused")
+
+// place is a pipeline's sink with its spool, and a folder for it.
+type place struct {
+	t      *testing.T
+	dir    string
+	server *server
+	sink   *spool.Sink
+}
+
+func newPlace(t *testing.T) *place {
+	p := &place{t: t, dir: t.TempDir(), server: new(server)}
+	p.sink = p.another()
+	return p
+}
+
+// another is the sink of another process.
+func (p *place) another() *spool.Sink {
+	p.t.Helper()
+	store, err := objects.Open(p.t.Context(), p.dir, objects.Options{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	loop := bulk.New(p.server, bulk.Options{Name: "search", Order: bulk.InTurn, Delay: time.Millisecond})
+	return spool.New(loop, store, spool.Options{Name: "search", StallAfter: 30 * time.Millisecond})
+}
+
+// tenure is a writer as the engine uses it.
+type tenure struct {
+	*place
+	sink *spool.Sink
+	w    stream.SpoolWriter
+	last []stream.Receipt
+}
+
+func (p *place) open(s *spool.Sink, epoch uint64) *tenure {
+	p.t.Helper()
+	w, err := s.Open(p.t.Context(), stream.Tenure{Pipeline: "p", Sink: "search", Partition: "clicks/α", Epoch: epoch})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(w.Close)
+	return &tenure{place: p, sink: s, w: w.(stream.SpoolWriter)}
+}
+
+func (w *tenure) write(from, n int, suffix string) []string {
+	b := stream.NewBatch(&stream.Schema{})
+	records := make([]stream.Record, n)
+	var bodies []string
+	for i := range records {
+		body := fmt.Sprintf("%04d%s", from+i, suffix)
+		bodies = append(bodies, body)
+		records[i] = stream.Record{Key: []byte{0xff, byte((from + i) % 5)}, Value: []byte(body), Pos: stream.OffsetPosition(uint64(from + i)), Time: time.Unix(int64(from), 0)}
+		b.Append(&records[i])
+	}
+	var events []*stream.Event
+	for i := range b.Events {
+		events = append(events, &b.Events[i])
+	}
+	w.w.Write(events)
+	if err := w.w.Upload(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	return bodies
+}
+
+// stage is a commit up to its decision.
+func (w *tenure) stage() (dead []*stream.DeadLetter) {
+	w.t.Helper()
+	dead, err := w.w.Flush(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if w.last, err = w.w.Stage(w.t.Context(), stream.Provenance{Sink: "search"}); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, r := range w.last {
+		if !r.Aside || r.Sink != "search" {
+			w.t.Fatalf("receipt %+v; want one of the sink, aside", r)
+		}
+	}
+	return dead
+}
+
+func (w *tenure) publish(s *spool.Sink) {
+	w.t.Helper()
+	for _, r := range w.last {
+		if err := s.Publish(w.t.Context(), r); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+func (w *tenure) commit() []*stream.DeadLetter {
+	w.t.Helper()
+	dead := w.stage()
+	w.publish(w.sink)
+	return dead
+}
+
+func (p *place) files() []string {
+	p.t.Helper()
+	files, err := filepath.Glob(filepath.Join(p.dir, "search", "*", "*.jsonl.zst"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return files
+}
+
+// until waits for the drain, which is another goroutine's business.
+func (p *place) until(what string, done func() bool) {
+	p.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			p.t.Fatalf("%s does not happen", what)
+		}
+	}
+}
+
+func (p *place) inOrder(want []string) {
+	p.t.Helper()
+	// Writes of one key keep their order; of different keys they need not.
+	byKey := func(all []string) [5][]string {
+		var out [5][]string
+		for _, s := range all {
+			var n int
+			if _, err := fmt.Sscanf(s, "%d", &n); err != nil {
+				p.t.Fatal(err)
+			}
+			out[n%5] = append(out[n%5], s)
+		}
+		return out
+	}
+	if got, want := byKey(p.server.got()), byKey(want); fmt.Sprint(got) != fmt.Sprint(want) {
+		p.t.Fatalf("the server has %v; want %v", got, want)
+	}
+}
+
+func TestAnOutageIsSetAsideAndDrainedInOrder(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	want := w.write(0, 20, "")
+	w.commit()
+	if len(p.files()) > 0 {
+		t.Fatalf("without an outage these files are there: %v", p.files())
+	}
+	p.server.set(errDown)
+	for from := 20; from < 100; from += 20 {
+		want = append(want, w.write(from, 20, "")...)
+		w.commit()
+	}
+	if n := len(p.files()); n != 4 {
+		t.Fatalf("%d files are set aside in four commits", n)
+	}
+	if s := p.sink.Stats(); !s.Spool.Spooling || s.Spool.Files != 4 || s.Spool.Spooled != 80 || s.Spool.Oldest.IsZero() || s.Spool.Bytes == 0 {
+		t.Errorf("stats %+v", s.Spool)
+	}
+	want = append(want, w.write(100, 20, "")...) // not committed when the server is back
+	p.server.set(nil)
+	p.until("the drain", func() bool { return len(p.server.got()) == 100 })
+	p.until("the return to direct writes", func() bool {
+		w.write(0, 0, "")
+		return !p.sink.Stats().Spool.Spooling
+	})
+	want = append(want, w.write(120, 20, "")...)
+	w.commit()
+	p.inOrder(want)
+	w.commit()
+	if n := len(p.files()); n != 0 || !w.w.Settled() || w.w.Buffered() != 0 {
+		t.Errorf("%d files and %d bytes are left, settled %t", n, w.w.Buffered(), w.w.Settled())
+	}
+	if s := p.sink.Stats(); s.Spool.Files != 0 || s.Spool.Drained != 80 {
+		t.Errorf("stats %+v", s.Spool)
+	}
+}
+
+func TestMuchThatIsSetAsideDoesNotWaitInMemory(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	p.server.set(errDown)
+	want := w.write(0, 1, "")
+	w.commit()
+	for i := range 60 {
+		want = append(want, w.write(1+i*500, 500, strings.Repeat("x", 300))...)
+	}
+	if n := w.w.Buffered(); n > 6<<20 {
+		t.Errorf("30,000 writes that are set aside hold %d bytes of memory", n)
+	}
+	p.server.set(nil)
+	p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
+	if !w.w.Full() {
+		t.Error("the file is not wanted when the drain has nothing else to do")
+	}
+	w.commit()
+	p.until("the second drain", func() bool { return len(p.server.got()) == len(want) })
+	p.inOrder(want)
+}
+
+func TestAnUnpublishedFileIsNobodysAndDiscardRemovesIt(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	p.server.set(errDown)
+	w.write(0, 10, "")
+	w.stage() // and never committed
+	w.write(10, 10, "")
+	w.w.Close()
+	w.w.Discard(t.Context())
+	p.server.set(nil)
+	other := p.open(p.another(), 2)
+	want := other.write(0, 30, "")
+	other.commit()
+	p.inOrder(want)
+	if len(p.files()) > 0 {
+		t.Errorf("files %v are visible", p.files())
+	}
+}
+
+func TestANewOwnerSendsWhatTheLastOneSetAsideFirst(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	p.server.set(errDown)
+	want := w.write(0, 10, "")
+	w.commit()
+	want = append(want, w.write(10, 10, "")...)
+	w.stage() // the crash comes between the commit and the publish
+	w.w.Close()
+
+	p.server.set(nil)
+	s := p.another()
+	next := p.open(s, 2)
+	next.last = w.last
+	next.publish(s)
+	want = append(want, next.write(20, 10, "")...)
+	p.until("the drain", func() bool { return len(p.server.got()) >= 20 })
+	next.commit()
+	next.commit()
+	p.until("all", func() bool { return len(p.server.got()) >= 30 })
+	p.inOrder(want)
+}
+
+func TestAFileGoesWithTheCommitAfterItsDrain(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	p.server.set(errDown)
+	w.write(0, 10, "")
+	w.commit()
+	p.server.set(nil)
+	p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
+	if len(p.files()) != 1 {
+		t.Fatal("the file is gone while a checkpoint may name it: a new owner would miss it")
+	}
+	if w.w.Settled() {
+		t.Error("a file waits for a commit, and the engine is not told")
+	}
+	w.commit()
+	if len(p.files()) != 0 {
+		t.Errorf("files %v are left", p.files())
+	}
+}
+
+func TestAPublishThatIsRepeatedBringsNothingBack(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	p.server.set(errDown)
+	w.write(0, 10, "")
+	w.commit()
+	ticket := w.last
+	p.server.set(nil)
+	p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
+	w.last = ticket
+	w.publish(p.sink) // the answer to the first one was lost
+	if n := p.sink.Stats().Spool.Files; n != 0 {
+		t.Errorf("%d files wait again", n)
+	}
+	w.commit()
+	w.publish(p.sink) // of the removal too
+}
+
+func TestARefusalOfADrainedWriteIsADeadLetterOfTheNextCommit(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	p.server.set(errDown)
+	w.write(0, 3, "")
+	w.write(3, 1, "!")
+	w.write(4, 3, "")
+	if dead := w.commit(); len(dead) > 0 {
+		t.Fatalf("%d dead letters while nobody was asked", len(dead))
+	}
+	p.server.set(nil)
+	p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
+	dead := w.commit()
+	if len(dead) != 1 || dead[0].Stage != "sink.search" || dead[0].Err != "never" || string(dead[0].Record.Value) != "0003!" || dead[0].Record.Time.Unix() != 3 {
+		t.Fatalf("dead letters %+v; want the one", dead)
+	}
+	if dead = w.commit(); len(dead) > 0 {
+		t.Errorf("it is returned again")
+	}
+}
+
+func TestWithdrawnFilesAreNotDrained(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	p.server.set(errDown)
+	w.write(0, 5, "")
+	w.commit()
+	for _, r := range slices.Repeat(w.last, 2) {
+		if err := p.sink.Withdraw(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(p.files()) > 0 || p.sink.Stats().Spool.Files != 0 {
+		t.Fatal("the file is still there")
+	}
+	for _, r := range w.last {
+		if err := p.another().Publish(t.Context(), r); !errors.Is(err, stream.ErrExpired) {
+			t.Errorf("publish of what was withdrawn returns %v; want ErrExpired", err)
+		}
+	}
+}
+
+func TestAFatalSinkIsSetAsideTooAndADamagedFileIsSaid(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	p.server.set(stream.Fatal(errors.New("401: wrong password")))
+	w.write(0, 5, "")
+	w.commit()
+	if n := len(p.files()); n != 1 {
+		t.Fatalf("%d files; the run should go on for the other sinks", n)
+	}
+	if p.sink.Stats().Failing == "" {
+		t.Error("nothing says that the sink fails")
+	}
+	if err := os.Truncate(p.files()[0], 20); err != nil {
+		t.Fatal(err)
+	}
+	p.server.set(nil)
+	w.write(5, 5, "")
+	w.commit()
+	time.Sleep(20 * time.Millisecond)
+	if got := p.server.got(); len(got) > 0 {
+		t.Errorf("%v is sent past a damaged file", got)
+	}
+	dead, err := w.w.Flush(t.Context())
+	if err != nil || len(dead) > 0 {
+		t.Errorf("flush returns %v, %v", dead, err)
+	}
+}
