@@ -1,16 +1,15 @@
 // Package document makes the JSON object of an event, for the sinks that write JSON: OpenSearch, streams, webhooks, Redis.
 //
 //	{"event_id":"e1","event_type":"click","event_time":"2026-03-02T10:00:00.000000Z","price":1.50,
-//	 "properties":{"section":"toys"},"_partition":"clicks-3","_position":"00000000000003e8","_index":0}
+//	 "properties":{"section":"toys"},"_partition":"clicks-3","_position":"00000000000003e8-00000000"}
 //
 // Columns stand under their names in the schema's order; nulls are left out. Times are RFC 3339 with microseconds, in UTC;
-// decimals are numbers with all digits of their scale; lists and JSON are as they came. The three last fields are the event's
-// identity, as in the lake's rows.
+// decimals are numbers with all digits of their scale; lists and JSON are as they came. The two last fields are the event's
+// identity: partition, and position with index (stream.Place.Version), whose text order is log order.
 package document
 
 import (
 	"fmt"
-	"strconv"
 	"unicode/utf8"
 
 	"github.com/millrace-io/millrace/stream"
@@ -80,8 +79,8 @@ func (e *Encoder) Append(b []byte, ev *stream.Event) []byte {
 		partition = partition[1:]
 	}
 	b = append(append(b, partition...), `,"_position":"`...)
-	b = append(ev.Record.Pos.AppendText(b), `","_index":`...)
-	return append(strconv.AppendUint(b, uint64(ev.Index), 10), '}')
+	place := stream.Place{Pos: ev.Record.Pos, Index: ev.Index}
+	return append(place.AppendVersion(b), `"}`...)
 }
 
 // AppendValue appends one value, of a column of type t, as JSON.
