@@ -22,3 +22,10 @@ command -v mvn > /dev/null || apt maven
 java -version 2>&1 | grep -Eq 'version "(1[7-9]|[2-9][0-9])' || apt openjdk-17-jre-headless
 pom=$(cd "$(dirname "$0")" && pwd)/kafka/pom.xml jars=${XDG_CACHE_HOME:-$HOME/.cache}/millrace/kafka
 cmp -s "$pom" "$jars/complete" || { rm -rf "$jars"; mvn -q -B -f "$pom" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars"; cp "$pom" "$jars/complete"; }
+
+# OpenSearch, from its jars.
+command -v javac > /dev/null || ls /usr/lib/jvm/*/bin/javac > /dev/null 2>&1 || apt openjdk-17-jdk-headless
+"$(dirname "$0")/opensearch/install.sh"
+
+# Redis.
+command -v redis-server > /dev/null || apt redis-server

@@ -22,10 +22,8 @@ type encoder struct {
 	id        int    // column; -1: the identity
 	document  *document.Encoder
 
-	index     []byte // of the last event, as JSON
-	indexDay  int64  // days since 1970 that index is of
-	indexDone bool
-	scratch   []byte
+	indices map[int64][]byte // names as JSON, by days since 1970
+	scratch []byte
 }
 
 // maxID is OpenSearch's limit, in bytes.
@@ -144,13 +142,16 @@ func (e *encoder) indexOf(ev *stream.Event) []byte {
 	if us%day < 0 {
 		d--
 	}
-	if e.indexDone && d == e.indexDay {
-		return e.index
+	if name, ok := e.indices[d]; ok {
+		return name
+	}
+	if e.indices == nil || len(e.indices) > 100 {
+		e.indices = map[int64][]byte{}
 	}
 	t := time.UnixMicro(us).UTC()
 	name := strings.NewReplacer("{date}", t.Format("2006-01-02"), "{month}", t.Format("2006-01")).Replace(e.cfg.Index)
-	e.index, e.indexDay, e.indexDone = document.AppendString(e.index[:0], name), d, true
-	return e.index
+	e.indices[d] = document.AppendString(nil, name)
+	return e.indices[d]
 }
 
 // timeOf is the time that names an index: the event's own, unless it is far from the record's. An event without any counts

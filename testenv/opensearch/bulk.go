@@ -58,7 +58,11 @@ func (s *Server) serveBulk(w http.ResponseWriter, r *http.Request, path []string
 		return
 	}
 	var out bytes.Buffer
-	fmt.Fprintf(&out, `{"took":%d,"errors":%t,"items":[`, time.Since(began).Milliseconds(), failed)
+	out.WriteByte('{')
+	if r.URL.Query().Get("filter_path") == "" { // of the paths that can be asked for only this one is at the front
+		fmt.Fprintf(&out, `"took":%d,`, time.Since(began).Milliseconds())
+	}
+	fmt.Fprintf(&out, `"errors":%t,"items":[`, failed)
 	for i, item := range items {
 		if i > 0 {
 			out.WriteByte(',')
@@ -83,6 +87,9 @@ func (s *Server) bulk(index string, body []byte, everySecond, readOnly bool) (it
 			continue
 		}
 		op, p := parseAction(line, index)
+		if p == nil && len(op.id) > 512 {
+			p = problemf(http.StatusBadRequest, "action_request_validation_exception", "Validation Failed: 1: id [%s] is too long, must be no longer than 512 bytes but was: %d;", op.id, len(op.id))
+		}
 		if p != nil {
 			return nil, false, p
 		}
@@ -127,7 +134,7 @@ func itemAnswer(op operation, d *doc, p *problem) []byte {
 		out["status"], out["error"] = p.status, p.body()
 	} else {
 		out["status"], out["result"], out["_version"], out["_seq_no"] = 200, "updated", d.version, d.seq
-		if d.version == 1 || op.kind == "create" {
+		if d.fresh {
 			out["status"], out["result"] = 201, "created"
 		}
 	}
@@ -180,9 +187,6 @@ func (s *Server) write(op operation, body []byte) (*doc, *problem) {
 	}
 	if op.id == "" {
 		op.id = fmt.Sprintf("generated-%d", s.seq)
-	}
-	if len(op.id) > 512 {
-		return nil, problemf(http.StatusBadRequest, "illegal_argument_exception", "id is too long, must be no longer than 512 bytes but was: %d", len(op.id))
 	}
 	d := ix.docs[op.id]
 	there := d != nil && !d.deleted
@@ -245,6 +249,7 @@ func (op operation) conflicts(d *doc, there bool) *problem {
 func (s *Server) stored(op operation, d *doc, source map[string]any, deleted bool) *doc {
 	s.seq++
 	d.version++
+	d.fresh = d.source == nil
 	if op.version != nil {
 		d.version = *op.version
 	}

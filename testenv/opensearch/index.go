@@ -30,6 +30,7 @@ type doc struct {
 	version int64
 	seq     int64
 	deleted bool
+	fresh   bool // the last write made it
 }
 
 type field struct {
