@@ -73,6 +73,12 @@ func (r refused) Unwrap() error { return r.error }
 // Refused says that the server will never take this write. Its record becomes a dead letter with the error's text.
 func Refused(err error) error { return refused{err} }
 
+// IsRefused says that err is one of Refused's.
+func IsRefused(err error) bool {
+	var r refused
+	return errors.As(err, &r)
+}
+
 // Order is what a sink's writes of one key mean to each other.
 type Order int
 

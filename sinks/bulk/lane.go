@@ -327,7 +327,7 @@ var errSmaller = errors.New("the request was too large and is split")
 func (l *lane) settle(items []*Item) {
 	count, bytes := 0, int64(0)
 	for _, it := range items {
-		if it.Err != nil && !isRefused(it.Err) {
+		if it.Err != nil && !IsRefused(it.Err) {
 			continue
 		}
 		for o := it; o != nil; o = o.older {
@@ -336,11 +336,6 @@ func (l *lane) settle(items []*Item) {
 		it.writer.settle(it)
 	}
 	l.sink.stats.waits(-count, -bytes)
-}
-
-func isRefused(err error) bool {
-	var r refused
-	return errors.As(err, &r)
 }
 
 // backOff decides when to go on. A server that refuses all or most of a request is left alone for a while; where it refuses a

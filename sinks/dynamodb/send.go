@@ -1,0 +1,303 @@
+package dynamodb
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+
+	"github.com/millrace-io/millrace/sinks/bulk"
+	"github.com/millrace-io/millrace/sinks/document"
+	"github.com/millrace-io/millrace/stream"
+)
+
+// connection is what the SDK's environment says.
+type connection struct {
+	client      *dynamodb.Client
+	endpoint    string
+	region      string
+	credentials aws.CredentialsProvider
+	signer      *v4.Signer
+}
+
+// load reads the environment and ~/.aws.
+func (s *Sink) load() (*connection, error) {
+	ctx := context.Background() // no call goes out
+	cfg, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return nil, stream.Fatal(fmt.Errorf("the AWS configuration in the environment or in ~/.aws: %w", err))
+	}
+	if cfg.Region == "" {
+		return nil, stream.Fatal(fmt.Errorf("%s: no region; set AWS_REGION to the table's", s))
+	}
+	c := &connection{client: dynamodb.NewFromConfig(cfg), region: cfg.Region, credentials: cfg.Credentials, signer: v4.NewSigner()}
+	if base := c.client.Options().BaseEndpoint; base != nil {
+		c.endpoint = *base
+		return c, nil
+	}
+	e, err := dynamodb.NewDefaultEndpointResolverV2().ResolveEndpoint(ctx, dynamodb.EndpointParameters{Region: &cfg.Region})
+	if err != nil {
+		return nil, stream.Fatal(fmt.Errorf("%s: no endpoint for region %s: %w", s, cfg.Region, err))
+	}
+	c.endpoint = e.URI.String()
+	return c, nil
+}
+
+// batchItems is the most items of one BatchWriteItem.
+const batchItems = 25
+
+// Send writes items: each by a conditional PutItem, many at once, or in batches.
+func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
+	c, err := s.connect()
+	if err != nil {
+		return err
+	}
+	credentials, err := c.credentials.Retrieve(ctx)
+	if err != nil {
+		return fmt.Errorf("AWS credentials: %w", err)
+	}
+	call := caller{s, c, credentials}
+	var running sync.WaitGroup
+	defer running.Wait()
+	size := 1
+	if s.layout.identity {
+		size = batchItems
+	}
+	for len(items) > 0 {
+		some := items[:min(size, len(items))]
+		items = items[len(some):]
+		if err := s.pace.enter(ctx); err != nil {
+			for _, it := range append(some, items...) {
+				it.Err = err
+			}
+			return nil
+		}
+		running.Go(func() { s.pace.leave(call.write(ctx, some)) })
+	}
+	return nil
+}
+
+// caller makes calls with one set of credentials.
+type caller struct {
+	*Sink
+	*connection
+	credentials aws.Credentials
+}
+
+// write writes some items in one call, and says whether it was throttled.
+func (c caller) write(ctx context.Context, items []*bulk.Item) (throttled bool) {
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	var err error
+	if c.layout.identity {
+		*buffer = c.appendBatch((*buffer)[:0], items)
+		var answer []byte
+		if answer, err = c.do(ctx, "BatchWriteItem", *buffer); err == nil {
+			return c.unprocessed(answer, items)
+		}
+	} else {
+		*buffer = c.appendPut((*buffer)[:0], items[0])
+		_, err = c.do(ctx, "PutItem", *buffer)
+	}
+	var a *answerError
+	if errors.As(err, &a) {
+		throttled = a.throttled()
+		err = c.meaning(a)
+	}
+	if len(items) > 1 && bulk.IsRefused(err) { // one of them is wrong, and DynamoDB does not say which
+		for _, it := range items {
+			throttled = c.write(ctx, []*bulk.Item{it}) || throttled
+		}
+		return throttled
+	}
+	for _, it := range items {
+		it.Err = err
+	}
+	return throttled
+}
+
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// conditions by what stream.Ordering.Later means. #v is _position, #p _partition, #t _time.
+const (
+	byPosition = `"ConditionExpression":"attribute_not_exists(#v) OR #v < :v","ExpressionAttributeNames":{"#v":"_position"},` +
+		`"ExpressionAttributeValues":{":v":{"S":"`
+	byTime = `"ConditionExpression":"attribute_not_exists(#v) OR (#p = :p AND #v < :v) OR (#p <> :p AND (#t < :t OR (#t = :t AND #p < :p)))",` +
+		`"ExpressionAttributeNames":{"#v":"_position","#p":"_partition","#t":"_time"},"ExpressionAttributeValues":{":v":{"S":"`
+)
+
+// appendPut appends the call that writes it if it is later than what is there.
+func (s *Sink) appendPut(b []byte, it *bulk.Item) []byte {
+	place := stream.Place{Partition: it.Partition, Pos: it.Record.Pos, Index: it.Index, Time: it.Record.Time}
+	b = document.AppendString(append(b, `{"TableName":`...), s.cfg.Table)
+	b = append(append(append(b, `,"Item":`...), it.Body...), ',')
+	if s.o.Ordering == stream.ByPosition {
+		b = append(b, byPosition...)
+		return append(place.AppendVersion(b), `"}}}`...)
+	}
+	b = append(b, byTime...)
+	b = append(place.AppendVersion(b), `"},":p":{"S":`...)
+	b = append(document.AppendString(b, it.Partition), `},":t":{"N":"`...)
+	return append(strconv.AppendInt(b, place.Micros(), 10), `"}}}`...)
+}
+
+func (s *Sink) appendBatch(b []byte, items []*bulk.Item) []byte {
+	b = append(document.AppendString(append(b, `{"RequestItems":{`...), s.cfg.Table), `:[`...)
+	for i, it := range items {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, `{"PutRequest":{"Item":`...), it.Body...), `}}`...)
+	}
+	return append(b, `]}}`...)
+}
+
+var errUnprocessed = errors.New("the table has no capacity for it now (UnprocessedItems)")
+
+// unprocessed marks the items that a batch did not write: those that have the keys that the answer names.
+func (c caller) unprocessed(answer []byte, items []*bulk.Item) (throttled bool) {
+	var out struct {
+		Unprocessed map[string][]struct {
+			Put struct {
+				Item map[string]map[string]any
+			} `json:"PutRequest"`
+		} `json:"UnprocessedItems"`
+	}
+	if err := json.Unmarshal(answer, &out); err != nil {
+		for _, it := range items {
+			it.Err = fmt.Errorf("the answer of BatchWriteItem cannot be read: %w", err)
+		}
+		return false
+	}
+	left := map[string]bool{}
+	for _, one := range out.Unprocessed[c.cfg.Table] {
+		key := scalar(one.Put.Item[c.layout.pk.name])
+		if c.layout.sk.column != noColumn {
+			key += "\x00" + scalar(one.Put.Item[c.layout.sk.name])
+		}
+		left[key] = true
+	}
+	for _, it := range items {
+		if left[string(it.Key)] {
+			it.Err = errUnprocessed
+		}
+	}
+	return len(left) > 0
+}
+
+func scalar(v map[string]any) string {
+	for _, text := range v {
+		return fmt.Sprint(text)
+	}
+	return ""
+}
+
+// do makes one call. An answer that is no success is an *answerError.
+func (c caller) do(ctx context.Context, operation string, body []byte) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint, bytes.NewReader(body))
+	if err != nil {
+		return nil, stream.Fatal(err)
+	}
+	r.Header["Content-Type"] = []string{"application/x-amz-json-1.0"}
+	r.Header["X-Amz-Target"] = []string{"DynamoDB_20120810." + operation}
+	sum := sha256.Sum256(body)
+	if err := c.signer.SignHTTP(ctx, c.credentials, r, hex.EncodeToString(sum[:]), "dynamodb", c.region, time.Now()); err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	answer, err := c.http.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return nil, newAnswerError(operation, answer.StatusCode, text)
+	}
+	return text, nil
+}
+
+// answerError is an answer that is no success.
+type answerError struct {
+	operation string
+	status    int
+	code      string // ConditionalCheckFailedException
+	message   string
+}
+
+func newAnswerError(operation string, status int, text []byte) *answerError {
+	var body struct {
+		Type    string `json:"__type"`
+		Message string `json:"message"`
+		Upper   string `json:"Message"`
+	}
+	_ = json.Unmarshal(text, &body) // a proxy's answer is none
+	a := &answerError{operation: operation, status: status, message: body.Message + body.Upper}
+	if _, code, ok := strings.Cut(body.Type, "#"); ok {
+		a.code = code
+	} else {
+		a.code = body.Type
+	}
+	if a.code == "" {
+		a.code = http.StatusText(status)
+	}
+	return a
+}
+
+func (a *answerError) Error() string {
+	return strings.TrimSuffix(fmt.Sprintf("%s: %d %s: %s", a.operation, a.status, a.code, a.message), ": ")
+}
+
+// HTTPStatusCode is the answer's.
+func (a *answerError) HTTPStatusCode() int { return a.status }
+
+func (a *answerError) throttled() bool {
+	switch a.code {
+	case "ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded", "Throttling":
+		return true
+	}
+	return a.status == http.StatusTooManyRequests
+}
+
+// meaning is what an answer says about the write: nil, refused, fatal, or to be sent again.
+func (s *Sink) meaning(a *answerError) error {
+	fatal := func(todo string) error { return stream.Fatal(fmt.Errorf("table %s: %w; %s", s, a, todo)) }
+	switch a.code {
+	case "ConditionalCheckFailedException": // an equal or later event is there
+		return nil
+	case "ResourceNotFoundException":
+		return fatal("create the table, or correct its name or AWS_REGION; run with --setup creates it")
+	case "AccessDeniedException", "AccessDenied":
+		return fatal("allow dynamodb:PutItem and dynamodb:BatchWriteItem on it")
+	case "UnrecognizedClientException", "InvalidSignatureException", "IncompleteSignatureException", "MissingAuthenticationTokenException",
+		"MissingAuthenticationToken", "InvalidClientTokenId", "SignatureDoesNotMatch":
+		return fatal("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile or role in use, and the machine's clock")
+	case "ValidationException":
+		if strings.Contains(a.message, "key") && !strings.Contains(a.message, "size") && !strings.Contains(a.message, "Size") {
+			return fatal("key has to name the table's own key; see millrace lint --probe")
+		}
+		return bulk.Refused(a)
+	case "ItemCollectionSizeLimitExceededException", "SerializationException":
+		return bulk.Refused(a)
+	}
+	if a.status == http.StatusRequestEntityTooLarge {
+		return bulk.Refused(a)
+	}
+	return a // throttled, busy, expired credentials that are renewed
+}
