@@ -22,6 +22,8 @@ type lane struct {
 
 	mu     sync.Mutex
 	queue  []*Item          // in order of arrival
+	popped int              // items that left the front of queue, less those that came back there
+	at     map[uint64]int   // with Newest, by hash: where in queue a key's write is, popped included
 	bytes  int              // of the bodies in queue
 	again  []*Item          // sent before and not settled; they go first, from due on
 	due    time.Time        //
@@ -52,18 +54,59 @@ type flight struct {
 }
 
 func newLane(s *Sink) *lane {
-	return &lane{sink: s, wake: make(chan struct{}, 1), held: map[uint64]*hold{}, items: s.o.Items, most: s.o.Bytes}
+	return &lane{sink: s, wake: make(chan struct{}, 1), held: map[uint64]*hold{}, at: map[uint64]int{}, items: s.o.Items, most: s.o.Bytes}
 }
 
 // add queues items.
 func (l *lane) add(items []*Item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.queue = append(l.queue, items...)
+	for _, it := range items {
+		l.bytes += len(it.Body)
+		if l.sink.o.Order == Newest && l.takesPlace(it) {
+			continue
+		}
+		l.queue = append(l.queue, it)
+	}
+	l.poke()
+}
+
+// takesPlace puts it where an earlier write of its key waits, which it replaces; else it notes where it will be.
+func (l *lane) takesPlace(it *Item) bool {
+	if i, ok := l.at[it.hash]; ok {
+		if old := l.queue[i-l.popped]; it.replaces(old) {
+			it.link(old)
+			it.arrived, it.passes = old.arrived, old.passes
+			l.bytes -= len(old.Body)
+			l.queue[i-l.popped] = it
+			return true
+		}
+	}
+	l.at[it.hash] = l.popped + len(l.queue)
+	return false
+}
+
+// pop takes n items off the front of the queue.
+func (l *lane) pop(n int) {
+	if l.sink.o.Order == Newest {
+		for i, it := range l.queue[:n] {
+			if l.at[it.hash] == l.popped+i {
+				delete(l.at, it.hash)
+			}
+		}
+	}
+	clear(l.queue[:n])
+	l.queue = l.queue[n:]
+	l.popped += n
+}
+
+// pushFront puts items before the queue.
+func (l *lane) pushFront(items []*Item) {
+	l.queue = slices.Insert(l.queue, 0, items...)
+	l.popped -= len(items)
 	for _, it := range items {
 		l.bytes += len(it.Body)
 	}
-	l.poke()
 }
 
 // hasten sends what is queued without delay.
@@ -215,8 +258,7 @@ func (c *choice) fromQueue() {
 		c.lane.bytes -= len(it.Body)
 		c.add(it)
 	}
-	clear(c.queue[:n])
-	c.queue = c.queue[n:]
+	c.pop(n)
 }
 
 // aside says that it is not sent by itself now: it waits behind an earlier write of its key, or replaces one.
@@ -404,14 +446,13 @@ func (l *lane) release(items []*Item) {
 		}
 		for _, free := range h.chain[:n] {
 			free.passes = n < len(h.chain) // the hold stays for the others
-			l.bytes += len(free.Body)
 		}
 		next = append(next, h.chain[:n]...)
 		if h.chain = h.chain[n:]; len(h.chain) == 0 {
 			delete(l.held, it.hash)
 		}
 	}
-	l.queue = slices.Insert(l.queue, 0, next...)
+	l.pushFront(next)
 }
 
 // withdraw removes the items of w, and waits for a request that has some. Older ones hang on newer ones.
@@ -446,6 +487,7 @@ func (l *lane) withdraw(w *Writer) []*Item {
 		}
 	}
 	l.queue = slices.DeleteFunc(l.queue, mine)
+	clear(l.at) // of another writer's items a later write may be sent as well
 	for _, it := range l.again {
 		if h := l.held[it.hash]; h != nil && it.writer == w {
 			h.again--
@@ -466,10 +508,7 @@ func (l *lane) free(keys map[uint64]bool) {
 		if h == nil || h.again > 0 {
 			continue
 		}
-		for _, it := range h.chain {
-			l.bytes += len(it.Body)
-		}
-		l.queue = slices.Insert(l.queue, 0, h.chain...)
+		l.pushFront(h.chain)
 		delete(l.held, hash)
 	}
 }
