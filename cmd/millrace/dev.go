@@ -232,9 +232,12 @@ func devDoor() collect.Config {
 // published lists the lake for the page.
 func (out *parts) published(ctx context.Context) ([]livepage.File, error) {
 	var files []livepage.File
-	for i, sink := range out.config.Sinks {
+	for _, sink := range out.config.Sinks {
+		if sink.Staged == nil {
+			continue
+		}
 		listed := map[string]objects.Info{}
-		for info, err := range out.places[i].store.List(ctx, "") {
+		for info, err := range out.stores[sink.Name].List(ctx, "") {
 			if err != nil {
 				return nil, err
 			}

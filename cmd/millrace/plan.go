@@ -16,6 +16,7 @@ import (
 	"github.com/millrace-io/millrace/processors/decode"
 	"github.com/millrace-io/millrace/processors/expr"
 	"github.com/millrace-io/millrace/sinks/objects"
+	"github.com/millrace-io/millrace/sinks/spool"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -30,6 +31,7 @@ type plan struct {
 	source     sourcePlan
 	sinks      []sinkPlan
 	dead       deadPlan
+	spool      spoolPlan
 }
 
 // sourcePlan opens the source.
@@ -38,16 +40,40 @@ type sourcePlan struct {
 	at   pipelinefile.Value
 	end  func() // makes the source end at what is there now; nil: it never ends
 	open func(ctx context.Context, log *slog.Logger) (stream.Source, error)
+
+	ordering stream.Ordering // of its positions
+	short    bool            // they are below 2^53
 }
 
-// sinkPlan opens one staged sink over the store at url.
+// sinkPlan opens one sink: a staged one over the store at url, or an upsert one.
 type sinkPlan struct {
 	name      string
-	at        pipelinefile.Value // of url
-	url       string
+	at        pipelinefile.Value       // of url, or of the kind
 	where     func(*stream.Event) bool // nil: every event
+	url       string                   // empty for an upsert sink
 	age, idle time.Duration            // when to commit at the latest; 0: the engine's default
 	open      func(objects.Store) (inspected[*stream.Event], error)
+	upsert    func(log *slog.Logger) (upsertSink, error)
+	aside     bool // on_stall: spool
+}
+
+// upsertSink is an upsert sink that can be looked at before it is used.
+type upsertSink interface {
+	stream.Upsert
+	spool.Loop
+	Probe(ctx context.Context) error
+}
+
+// installer is a sink that can set up what it writes to.
+type installer interface {
+	Setup(ctx context.Context) error
+}
+
+// spoolPlan is where writes are set aside.
+type spoolPlan struct {
+	at         pipelinefile.Value
+	url        string
+	stallAfter time.Duration
 }
 
 // deadPlan opens the dead letters.
@@ -84,34 +110,39 @@ type parts struct {
 	config     stream.Config
 	source     stream.Source
 	inspectors map[string]stream.Inspector
-	places     []storePlace
+	stores     map[string]objects.Store // of the staged sinks
+	places     []place
+	upserts    []upsertPart
 }
 
-// storePlace is a store and what wants it.
-type storePlace struct {
-	store objects.Store
+// upsertPart is an opened upsert sink.
+type upsertPart struct {
+	sinkPlan
+	sink upsertSink
+}
+
+// place is something outside that has to take writes, and what wants it.
+type place struct {
+	name  string
 	at    pipelinefile.Value
+	probe func(ctx context.Context) error
 }
 
 // open connects the parts as far as each does when it is opened.
 func (p *plan) open(ctx context.Context, o objects.Options) (*parts, error) {
 	log := o.Log
-	out := &parts{inspectors: map[string]stream.Inspector{}}
+	out := &parts{inspectors: map[string]stream.Inspector{}, stores: map[string]objects.Store{}}
 	out.config = stream.Config{
 		Name: p.file.Name, Schema: p.schema, Decoder: p.decoder, Processors: p.processors, Memory: p.file.Memory, Log: log,
 	}
 	for _, s := range p.sinks {
-		store, err := out.store(ctx, s.at, s.url, o)
-		if err != nil {
+		open := out.openStaged
+		if s.upsert != nil {
+			open = p.openUpsert(out)
+		}
+		if err := open(ctx, s, o); err != nil {
 			return nil, err
 		}
-		sink, err := s.open(store)
-		if err != nil {
-			return nil, s.at.Error(err)
-		}
-		out.config.Sinks = append(out.config.Sinks, stream.Sink{Name: s.name, Where: s.where, Staged: sink})
-		out.inspectors[s.name] = sink
-		out.config.CommitAge, out.config.CommitIdle = sooner(out.config.CommitAge, s.age), sooner(out.config.CommitIdle, s.idle)
 	}
 	store, err := out.store(ctx, p.dead.at, p.dead.url, o)
 	if err != nil {
@@ -126,12 +157,61 @@ func (p *plan) open(ctx context.Context, o objects.Options) (*parts, error) {
 	return out, nil
 }
 
+func (out *parts) openStaged(ctx context.Context, s sinkPlan, o objects.Options) error {
+	store, err := out.store(ctx, s.at, s.url, o)
+	if err != nil {
+		return err
+	}
+	sink, err := s.open(store)
+	if err != nil {
+		return s.at.Error(err)
+	}
+	out.config.Sinks = append(out.config.Sinks, stream.Sink{Name: s.name, Where: s.where, Staged: sink})
+	out.inspectors[s.name], out.stores[s.name] = sink, store
+	out.config.CommitAge, out.config.CommitIdle = sooner(out.config.CommitAge, s.age), sooner(out.config.CommitIdle, s.idle)
+	return nil
+}
+
+// openUpsert opens upsert sinks, with a spool where the file wants one.
+func (p *plan) openUpsert(out *parts) func(context.Context, sinkPlan, objects.Options) error {
+	return func(ctx context.Context, s sinkPlan, o objects.Options) error {
+		sink, err := s.upsert(o.Log)
+		if err != nil {
+			return s.at.Error(err)
+		}
+		out.upserts = append(out.upserts, upsertPart{s, sink})
+		out.places = append(out.places, place{s.name, s.at, sink.Probe})
+		var written stream.Upsert = sink
+		if s.aside {
+			store, err := out.store(ctx, p.spool.at, p.spool.url, o)
+			if err != nil {
+				return err
+			}
+			written = spool.New(sink, store, spool.Options{Name: s.name, StallAfter: p.spool.stallAfter, Log: o.Log})
+		}
+		out.config.Sinks = append(out.config.Sinks, stream.Sink{Name: s.name, Where: s.where, Upsert: written})
+		return nil
+	}
+}
+
+// setup installs what the sinks write to.
+func (out *parts) setup(ctx context.Context) error {
+	for _, u := range out.upserts {
+		if s, ok := u.sink.(installer); ok {
+			if err := s.Setup(ctx); err != nil {
+				return u.at.Error(err)
+			}
+		}
+	}
+	return nil
+}
+
 func (out *parts) store(ctx context.Context, at pipelinefile.Value, url string, o objects.Options) (objects.Store, error) {
 	store, err := objects.Open(ctx, url, o)
 	if err != nil {
 		return nil, at.Error(err)
 	}
-	out.places = append(out.places, storePlace{store, at})
+	out.places = append(out.places, place{store.String(), at, store.Probe})
 	return store, nil
 }
 
@@ -150,12 +230,12 @@ const probeTimeout = 30 * time.Second
 // reason to give up: the engine tries again for as long as it takes.
 func (out *parts) check(ctx context.Context) error {
 	for _, place := range out.places {
-		err := place.probe(ctx)
+		err := place.look(ctx)
 		if refused(err) {
 			return place.at.Error(err)
 		}
 		if err != nil {
-			out.config.Log.Warn("a sink's place does not answer yet; going on", "url", place.store.String(), "error", err)
+			out.config.Log.Warn("a sink's place does not answer yet; going on", "place", place.name, "error", err)
 		}
 	}
 	return nil
@@ -176,10 +256,10 @@ func refused(err error) bool {
 	return code >= 400 && code < 500 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests
 }
 
-func (s storePlace) probe(ctx context.Context) error {
+func (p place) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	return s.store.Probe(ctx)
+	return p.probe(ctx)
 }
 
 // probe adds to the file's problems what is wrong with the outside.
@@ -190,7 +270,7 @@ func (p *plan) probe(ctx context.Context) {
 		return
 	}
 	for _, place := range out.places {
-		if err := place.probe(ctx); err != nil {
+		if err := place.look(ctx); err != nil {
 			place.at.Problem("cannot be written: %s", err)
 		}
 	}
@@ -236,6 +316,9 @@ func (p *plan) checkPlaces() {
 		check("sinks."+s.name, s.url, s.at)
 	}
 	check("dead_letters", p.dead.url, p.dead.at)
+	if slices.ContainsFunc(p.sinks, func(s sinkPlan) bool { return s.aside }) {
+		check("spool", p.spool.url, p.spool.at)
+	}
 }
 
 // cleanURL is a location in one spelling, with a slash at the end.
@@ -261,21 +344,63 @@ func join(url, name string) string {
 	return fmt.Sprintf("%s/%s", strings.TrimRight(url, "/"), name)
 }
 
+// lake is the first sink that has a place for files; nil: none has.
+func (p *plan) lake() *sinkPlan {
+	for i := range p.sinks {
+		if p.sinks[i].url != "" {
+			return &p.sinks[i]
+		}
+	}
+	return nil
+}
+
+// staged says that there is a staged sink, whose url may be wrong.
+func (p *plan) staged() bool {
+	return slices.ContainsFunc(p.sinks, func(s sinkPlan) bool { return s.upsert == nil })
+}
+
 // addSink plans a staged sink. at is the place of its url.
 func (p *plan) addSink(s *pipelinefile.Sink, at pipelinefile.Value, sink sinkPlan) {
-	sink.name, sink.at = s.Name, at
-	if s.Name == stream.DeadLetters {
-		at.Problem("belongs to a sink named %s, which is the name of the dead letters; want another one", s.Name)
-	}
-	if text, ok := s.Where.Text(); ok && p.schema != nil {
-		where, err := expr.Predicate(text, p.schema)
-		s.Where.Reject(err)
-		sink.where = where
+	if s.Spool {
+		s.Stall.Problem("is spool, which is for sinks that are written ahead of the commit; %s stages its files already", s.Name)
 	}
 	if sink.url != "" {
 		if err := objects.CheckURL(sink.url); err != nil {
 			at.Problem("is wrong: %s", err)
 		}
 	}
+	p.add(s, at, sink)
+}
+
+// addUpsert plans an upsert sink.
+func (p *plan) addUpsert(s *pipelinefile.Sink, c *pipelinefile.Choice, open func(log *slog.Logger) (upsertSink, error)) {
+	p.add(s, c.Value, sinkPlan{upsert: open, aside: s.Spool})
+}
+
+func (p *plan) add(s *pipelinefile.Sink, at pipelinefile.Value, sink sinkPlan) {
+	sink.name, sink.at = s.Name, at
+	if s.Name == stream.DeadLetters {
+		at.Problem("belongs to a sink named %s, which is the name of the dead letters; want another one", s.Name)
+	}
+	sink.where = p.predicate(s.Where)
 	p.sinks = append(p.sinks, sink)
+}
+
+// predicate compiles an expression; nil where there is none.
+func (p *plan) predicate(v pipelinefile.Value) func(*stream.Event) bool {
+	text, ok := v.Text()
+	if !ok || p.schema == nil {
+		return nil
+	}
+	is, err := expr.Predicate(text, p.schema)
+	v.Reject(err)
+	return is
+}
+
+// removes is which events remove their row, for a sink that can.
+func (p *plan) removes(s *pipelinefile.Sink, can bool) func(*stream.Event) bool {
+	if s.Delete.Present() && !can {
+		s.Delete.Problem("is for sinks that keep one row for a key; %s has a row for each event", s.Name)
+	}
+	return p.predicate(s.Delete)
 }

@@ -20,11 +20,12 @@ import (
 
 const runHelp = `run a pipeline file as a daemon
 
-Usage: millrace run [--until-end] [--log-format text|json] [--log-level debug|info|warn|error] FILE
+Usage: millrace run [--setup] [--until-end] [--log-format text|json] [--log-level debug|info|warn|error] FILE
 
 Runs until SIGTERM or SIGINT: then it reads no more, commits what it has read, and exits 0. Another signal, a second or more
 later, stops at once with exit 1; what was not committed is read again by the next run.
 
+  --setup        first install what the sinks write to, where it is not there: index templates, tables
   --until-end    end when everything that the source has now is read and committed; only for a source that ends (files)
   --log-format   text (default) or json, on standard error
   --log-level    debug, info (default), warn or error
@@ -40,6 +41,7 @@ Exit codes: 0 stopped and everything committed, 1 failed or stopped hard, 2 wron
 // runFlags are the flags of run.
 type runFlags struct {
 	untilEnd bool
+	setup    bool
 	format   string
 	level    slog.Level
 }
@@ -48,6 +50,7 @@ func runPipeline(ctx context.Context, c *call) int {
 	var f runFlags
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	flags.BoolVar(&f.untilEnd, "until-end", false, "")
+	flags.BoolVar(&f.setup, "setup", false, "")
 	flags.StringVar(&f.format, "log-format", "text", "")
 	flags.TextVar(&f.level, "log-level", slog.LevelInfo, "")
 	path, err := c.oneFile(flags)
@@ -67,7 +70,7 @@ func runPipeline(ctx context.Context, c *call) int {
 	log := c.logger(f)
 	soft, hard, release := stopping(ctx, log)
 	defer release()
-	if err := p.run(soft, hard, log); err != nil {
+	if err := p.run(soft, hard, log, f.setup); err != nil {
 		c.tell(f, log, err)
 		return exitFail
 	}
@@ -91,8 +94,9 @@ func (c *call) tell(f runFlags, log *slog.Logger, err error) {
 	c.fail(err)
 }
 
-// run carries records until the source ends or soft does; the end of hard ends it at once.
-func (p *plan) run(soft, hard context.Context, log *slog.Logger) error {
+// run carries records until the source ends or soft does; the end of hard ends it at once. With setup, what the sinks write
+// to is installed first.
+func (p *plan) run(soft, hard context.Context, log *slog.Logger, setup bool) error {
 	limitMemory(p.memory())
 	server, err := listenAdmin(soft, p.file.Admin)
 	if err != nil {
@@ -102,6 +106,9 @@ func (p *plan) run(soft, hard context.Context, log *slog.Logger) error {
 		defer server.Close()
 	}
 	parts, err := p.open(soft, objects.Options{Log: log})
+	if err == nil && setup {
+		err = parts.setup(soft)
+	}
 	if err == nil {
 		err = parts.check(soft)
 	}

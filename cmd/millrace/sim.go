@@ -118,7 +118,7 @@ func (c *call) simFlags() (f simFlags, err error) {
 func (p *plan) simulated(data string) (*sim.Pipeline, error) {
 	s := &sim.Pipeline{Name: p.file.Name, Schema: p.schema, Decoder: p.decoder, Processors: p.processors}
 	for _, sink := range p.sinks {
-		s.Sinks = append(s.Sinks, sim.Sink{Name: sink.name, Where: sink.where})
+		s.Sinks = append(s.Sinks, sim.Sink{Name: sink.name, Where: sink.where, Upsert: sink.upsert != nil})
 	}
 	s.Input = newSimLines(p.format, p.schema).record
 	if data != "" {

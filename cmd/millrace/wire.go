@@ -10,7 +10,9 @@ import (
 	"github.com/millrace-io/millrace/processors/decode"
 	"github.com/millrace-io/millrace/processors/expr"
 	"github.com/millrace-io/millrace/sinks/deadletter"
+	"github.com/millrace-io/millrace/sinks/dynamodb"
 	"github.com/millrace-io/millrace/sinks/objects"
+	"github.com/millrace-io/millrace/sinks/opensearch"
 	"github.com/millrace-io/millrace/sinks/parquet"
 	"github.com/millrace-io/millrace/sources/collect/kafkalog"
 	"github.com/millrace-io/millrace/sources/collect/kinesislog"
@@ -40,6 +42,7 @@ func newPlan(file *pipelinefile.File) *plan {
 		}
 	}
 	p.wireDeadLetters(file.DeadLetters)
+	p.wireSpool(file.Spool)
 	p.checkPlaces()
 	return p
 }
@@ -92,12 +95,14 @@ func (p *plan) wireSource(c *pipelinefile.Choice, format *decode.Config) {
 	case c.Is("kafka"):
 		cfg := new(kafka.Config)
 		c.Into(cfg)
+		p.source.ordering = stream.ByTime // a topic may get more partitions
 		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
 			return kafka.New(*cfg, kafka.Options{Pipeline: p.file.Name, Log: log})
 		}
 	case c.Is("nats"):
 		cfg := &nats.Config{Bucket: "millrace-" + p.file.Name}
 		c.Into(cfg)
+		p.source.short = true // the stream's sequence
 		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
 			return nats.New(*cfg, nats.Options{Pipeline: p.file.Name, Log: log})
 		}
@@ -111,6 +116,7 @@ func (p *plan) wireSource(c *pipelinefile.Choice, format *decode.Config) {
 		cfg := new(files.Config)
 		c.Into(cfg)
 		wireCSV(c, cfg, format)
+		p.source.ordering = stream.ByTime
 		p.source.end = func() { cfg.Follow = false }
 		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
 			return files.New(*cfg, p.file.Name, log), nil
@@ -145,12 +151,33 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		if c.Into(cfg) && p.schema != nil {
 			c.Reject(cfg.CheckSchema(p.schema))
 		}
+		p.removes(s, false)
 		p.addSink(s, c.Child("url"), sinkPlan{
 			url: cfg.URL, age: cfg.Roll.Age, idle: cfg.Roll.Idle,
 			open: func(store objects.Store) (inspected[*stream.Event], error) { return parquet.New(store, *cfg) },
 		})
+	case c.Is("opensearch"):
+		cfg := new(opensearch.Config)
+		if c.Into(cfg) && p.schema != nil {
+			c.Reject(cfg.CheckSchema(p.schema))
+		}
+		removes := p.removes(s, cfg.Action != "create")
+		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+			return opensearch.New(*cfg, opensearch.Options{
+				Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Short: p.source.short, Delete: removes, Log: log,
+			})
+		})
+	case c.Is("dynamodb"):
+		cfg := new(dynamodb.Config)
+		if c.Into(cfg) && p.schema != nil {
+			c.Reject(cfg.CheckSchema(p.schema))
+		}
+		removes := p.removes(s, true)
+		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+			return dynamodb.New(*cfg, dynamodb.Options{Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Log: log})
+		})
 	default:
-		c.Unknown("sink", "opensearch", "dynamodb", "kafka", "kinesis", "redis")
+		c.Unknown("sink", "kafka", "kinesis", "nats", "redis", "http")
 	}
 }
 
@@ -189,15 +216,47 @@ func assignments(c *pipelinefile.Choice) (set []expr.Assignment, ok bool) {
 func (p *plan) wireDeadLetters(v pipelinefile.Value) {
 	cfg := new(deadletter.Config)
 	p.dead.at = v.Child("url")
-	if len(p.sinks) > 0 && p.sinks[0].url != "" {
-		cfg.URL = join(p.sinks[0].url, "_dead_letters")
+	if lake := p.lake(); lake != nil {
+		cfg.URL = join(lake.url, "_dead_letters")
 		if !p.dead.at.Present() {
-			p.dead.at = p.sinks[0].at
+			p.dead.at = lake.at
 		}
 	}
 	if v.Present() || cfg.URL != "" {
 		v.Into(cfg)
+	} else if n := len(p.sinks); n > 0 && n == len(p.file.Sinks) && !p.staged() {
+		p.dead.at.Problem("is missing; want where dead letters go, such as s3://bucket/dead: no sink of the file has a place for them")
 	}
 	p.dead.url = cfg.URL
 	p.dead.open = func(store objects.Store) inspected[*stream.DeadLetter] { return deadletter.New(store) }
+}
+
+// spoolConfig is the pipeline file's spool.
+type spoolConfig struct {
+	// URL is where writes are set aside: s3://bucket/prefix, file:///folder or a path. Default: _spool beside the first sink's
+	// files, or beside the dead letters.
+	URL string `yaml:"url"`
+
+	// StallAfter is how long a commit waits for a sink before its writes are set aside. Default: 5s.
+	StallAfter time.Duration `yaml:"stall_after"`
+}
+
+// wireSpool says where writes are set aside.
+func (p *plan) wireSpool(v pipelinefile.Value) {
+	cfg := new(spoolConfig)
+	p.spool.at = v.Child("url")
+	near := p.dead.url
+	if lake := p.lake(); lake != nil {
+		near = lake.url
+	}
+	if near != "" {
+		cfg.URL = join(near, "_spool")
+	}
+	if v.Present() {
+		v.Into(cfg)
+		if err := objects.CheckURL(cfg.URL); err != nil {
+			p.spool.at.Problem("is wrong: %s", err)
+		}
+	}
+	p.spool.url, p.spool.stallAfter = cfg.URL, cfg.StallAfter
 }

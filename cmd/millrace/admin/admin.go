@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,6 +104,7 @@ func readyz(w http.ResponseWriter, e Engine) {
 			retrying = append(retrying, fmt.Sprintf("partition %s retries since %s: %s", p.Partition, p.RetryingSince.UTC().Format(time.RFC3339), p.Retrying))
 		}
 	}
+	retrying = append(retrying, sinkLines(stats.Sinks)...)
 	if len(stats.Partitions) == 0 {
 		waiting = append(waiting, "no partition is assigned to this process")
 	}
@@ -116,4 +119,19 @@ func readyz(w http.ResponseWriter, e Engine) {
 	for _, line := range retrying {
 		fmt.Fprintln(w, line)
 	}
+}
+
+// sinkLines tell of upsert sinks that do not take writes, and of what is set aside.
+func sinkLines(sinks map[string]stream.SinkStats) []string {
+	var lines []string
+	for _, name := range slices.Sorted(maps.Keys(sinks)) {
+		s := sinks[name]
+		if s.Failing != "" {
+			lines = append(lines, fmt.Sprintf("sink %s fails since %s, %d writes wait: %s", name, s.FailingSince.UTC().Format(time.RFC3339), s.Waiting, s.Failing))
+		}
+		if s.Spool != nil && (s.Spool.Spooling || s.Spool.Files > 0) {
+			lines = append(lines, fmt.Sprintf("sink %s is behind: %d files with %d bytes are set aside", name, s.Spool.Files, s.Spool.Bytes))
+		}
+	}
+	return lines
 }

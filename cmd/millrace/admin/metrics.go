@@ -19,6 +19,9 @@ type Collector struct {
 	lagRecords, lagSeconds, maxRecords, maxSeconds     *prometheus.Desc
 	watermark, lastCommit, uncommitted, recovered      *prometheus.Desc
 	retrying                                           *prometheus.Desc
+	writes, requests, writeSeconds, waiting            *prometheus.Desc
+	failing, spooling, spooled, drained                *prometheus.Desc
+	spoolFiles, spoolBytes, spoolAge                   *prometheus.Desc
 }
 
 // NewCollector returns the collector of one pipeline.
@@ -49,8 +52,19 @@ func NewCollector(pipeline string, e Engine) *Collector {
 		lastCommit: desc("partition_last_commit_timestamp_seconds", "When the partition was last committed by this process.", "partition"),
 		uncommitted: desc("partition_oldest_uncommitted_age_seconds",
 			"How long the oldest uncommitted record is here; 0 when there is none.", "partition"),
-		recovered: desc("partition_recovered", "1 when what the last owner committed is published.", "partition"),
-		retrying:  desc("partition_retrying", "1 while a call of the partition fails and is tried again.", "partition"),
+		recovered:    desc("partition_recovered", "1 when what the last owner committed is published.", "partition"),
+		retrying:     desc("partition_retrying", "1 while a call of the partition fails and is tried again.", "partition"),
+		writes:       desc("sink_writes_total", "Writes of an upsert sink by outcome: written, refused for good, or repeated.", "sink", "outcome"),
+		requests:     desc("sink_requests_total", "Requests of an upsert sink; failed ones as a whole.", "sink", "outcome"),
+		writeSeconds: desc("sink_write_seconds", "From a write's arrival at its sink to its acknowledgement.", "sink"),
+		waiting:      desc("sink_waiting_writes", "Writes of an upsert sink that are not acknowledged.", "sink"),
+		failing:      desc("sink_failing_seconds", "How long nothing has succeeded at an upsert sink that is asked; 0 while it answers.", "sink"),
+		spooling:     desc("sink_spooling", "1 while writes of some partition are set aside.", "sink"),
+		spooled:      desc("sink_spooled_writes_total", "Writes that were set aside.", "sink"),
+		drained:      desc("sink_drained_writes_total", "Writes that were sent from where they were set aside.", "sink"),
+		spoolFiles:   desc("sink_spool_files", "Files set aside that wait to be drained.", "sink"),
+		spoolBytes:   desc("sink_spool_bytes", "Bytes of the files set aside.", "sink"),
+		spoolAge:     desc("sink_spool_lag_seconds", "Age of the oldest file set aside: how far the sink is behind; 0 when none waits.", "sink"),
 	}
 }
 
@@ -59,6 +73,7 @@ func (c *Collector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.records, c.bytes, c.fates, c.dead, c.rows, c.retries, c.staged, c.commit, c.healthy, c.budget, c.used, c.partitions, c.unowned,
 		c.lagRecords, c.lagSeconds, c.maxRecords, c.maxSeconds, c.watermark, c.lastCommit, c.uncommitted, c.recovered, c.retrying,
+		c.writes, c.requests, c.writeSeconds, c.waiting, c.failing, c.spooling, c.spooled, c.drained, c.spoolFiles, c.spoolBytes, c.spoolAge,
 	} {
 		descs <- d
 	}
@@ -92,6 +107,38 @@ func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
 		out.gauge(c.unowned, float64(s.Unowned))
 	}
 	c.collectPartitions(out, s.Partitions)
+	for name, sink := range s.Sinks {
+		c.collectSink(out, name, sink)
+	}
+}
+
+func (c *Collector) collectSink(out emitter, name string, s stream.SinkStats) {
+	out.counter(c.writes, s.Written, name, "written")
+	out.counter(c.writes, s.Refused, name, "refused")
+	out.counter(c.writes, s.Repeated, name, "repeated")
+	out.counter(c.requests, s.Requests-s.Failed, name, "answered")
+	out.counter(c.requests, s.Failed, name, "failed")
+	out.histogram(c.writeSeconds, s.WriteSeconds, name)
+	out.gauge(c.waiting, float64(s.Waiting), name)
+	out.gauge(c.failing, c.age(s.FailingSince), name)
+	spool := s.Spool
+	if spool == nil {
+		return
+	}
+	out.gauge(c.spooling, number(spool.Spooling), name)
+	out.counter(c.spooled, spool.Spooled, name)
+	out.counter(c.drained, spool.Drained, name)
+	out.gauge(c.spoolFiles, float64(spool.Files), name)
+	out.gauge(c.spoolBytes, float64(spool.Bytes), name)
+	out.gauge(c.spoolAge, c.age(spool.Oldest), name)
+}
+
+// age is how long ago something was, in seconds; 0 for never.
+func (c *Collector) age(since time.Time) float64 {
+	if since.IsZero() {
+		return 0
+	}
+	return c.now().Sub(since).Seconds()
 }
 
 func (c *Collector) collectPartitions(out emitter, partitions []stream.PartitionStats) {
@@ -152,7 +199,7 @@ func (e emitter) gauge(d *prometheus.Desc, x float64, labels ...string) {
 }
 
 // histogram makes the cumulative counts that Prometheus wants of the plain ones.
-func (e emitter) histogram(d *prometheus.Desc, h stream.Histogram) {
+func (e emitter) histogram(d *prometheus.Desc, h stream.Histogram, labels ...string) {
 	buckets := make(map[float64]uint64, len(h.Bounds))
 	var total uint64
 	for i, n := range h.Counts {
@@ -161,7 +208,7 @@ func (e emitter) histogram(d *prometheus.Desc, h stream.Histogram) {
 			buckets[h.Bounds[i]] = total
 		}
 	}
-	e.metrics <- prometheus.MustNewConstHistogram(d, total, h.Sum, buckets)
+	e.metrics <- prometheus.MustNewConstHistogram(d, total, h.Sum, buckets, labels...)
 }
 
 func number(b bool) float64 {

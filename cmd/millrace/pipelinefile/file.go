@@ -36,6 +36,7 @@ type File struct {
 	Processors  []*Choice // in order
 	Sinks       []*Sink   // in order
 	DeadLetters Value
+	Spool       Value  // where sinks with on_stall: spool set writes aside
 	Memory      int64  // bytes of all buffers together; 0: not said
 	Admin       string // host:port of the admin server; empty: none
 
@@ -47,9 +48,12 @@ type File struct {
 
 // Sink is one entry of sinks. Kinds has one element unless the file is wrong.
 type Sink struct {
-	Name  string
-	Kinds []*Choice
-	Where Value // an expression; absent: every event
+	Name   string
+	Kinds  []*Choice
+	Where  Value // an expression; absent: every event
+	Delete Value // an expression: which events remove their row; absent: none
+	Stall  Value // of on_stall
+	Spool  bool  // on_stall: spool
 }
 
 // Problem is one thing that is wrong with a pipeline file.
@@ -96,6 +100,7 @@ type frame struct {
 	Process     Value  `yaml:"process"`
 	Sinks       Value  `yaml:"sinks"`
 	DeadLetters Value  `yaml:"dead_letters"`
+	Spool       Value  `yaml:"spool"`
 	Memory      int64  `yaml:"memory" unit:"bytes"`
 	Admin       string `yaml:"admin"`
 	Tests       Value  `yaml:"tests"`
@@ -113,6 +118,7 @@ func Parse(path string, text []byte, env func(string) (string, bool)) *File {
 	var fr frame
 	d.structure(top.node, "", reflect.ValueOf(&fr).Elem())
 	f.Name, f.Memory, f.Admin, f.Decode, f.DeadLetters = fr.Name, fr.Memory, fr.Admin, fr.Decode.or(top, "decode"), fr.DeadLetters.or(top, "dead_letters")
+	f.Spool = fr.Spool.or(top, "spool")
 	if !d.reported("name") {
 		f.checkName(top)
 	}
@@ -227,18 +233,21 @@ func (f *File) readSinks(v Value) {
 
 // readSink reads one entry of sinks: settings that every sink has, and one key that says the kind.
 func (f *File) readSink(entry Value) {
-	s := &Sink{Name: entry.key.Value, Where: Value{file: f, key: entry.key, path: entry.path + ".where"}}
+	absent := func(key string) Value { return Value{file: f, key: entry.key, path: entry.path + "." + key} }
+	s := &Sink{Name: entry.key.Value, Where: absent("where"), Delete: absent("delete"), Stall: absent("on_stall")}
 	if !validName.MatchString(s.Name) {
 		f.problem(entry.key, "sinks.%s: the name has to be of letters, digits, '-', '_' and '.' only, at most 64", s.Name)
 	}
 	f.Sinks = append(f.Sinks, s)
-	own := []string{"where", "on_stall"}
+	own := []string{"where", "delete", "on_stall"}
 	for _, c := range entry.Choices() {
 		switch c.Kind {
 		case "where":
 			s.Where = c.Value
+		case "delete":
+			s.Delete = c.Value
 		case "on_stall":
-			c.onStall()
+			s.Stall, s.Spool = c.Value, c.onStall()
 		default:
 			s.Kinds = append(s.Kinds, c)
 		}
@@ -260,13 +269,11 @@ func (f *File) readSink(entry Value) {
 	}
 }
 
-// onStall accepts the default. Spooling comes with the first sink that has it.
-func (c *Choice) onStall() {
-	switch text, ok := c.Text(); {
-	case !ok:
-	case text == "spool":
-		c.Problem("spool is not in this version; want block, or leave it out")
-	case text != "block":
-		c.Problem("is %q; want block", text)
+// onStall says whether a sink that does not answer has its writes set aside.
+func (c *Choice) onStall() (spool bool) {
+	text, ok := c.Text()
+	if ok && text != "spool" && text != "block" {
+		c.Problem("is %q; want block or spool", text)
 	}
+	return text == "spool"
 }
