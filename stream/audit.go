@@ -46,6 +46,7 @@ type Report struct {
 	Pipeline   string            `json:"pipeline"`
 	Deep       bool              `json:"deep"`
 	Partitions []PartitionReport `json:"partitions"`
+	Sinks      []SinkReport      `json:"sinks,omitempty"` // of the upsert sinks, where somebody compared them with the lake
 	Problems   []Problem         `json:"problems"`
 }
 

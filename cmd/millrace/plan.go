@@ -111,8 +111,10 @@ type parts struct {
 	source     stream.Source
 	inspectors map[string]stream.Inspector
 	stores     map[string]objects.Store // of the staged sinks
+	dead       objects.Store            // of the dead letters
 	places     []place
 	upserts    []upsertPart
+	spools     []*spool.Sink
 }
 
 // upsertPart is an opened upsert sink.
@@ -148,6 +150,7 @@ func (p *plan) open(ctx context.Context, o objects.Options) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
+	out.dead = store
 	dead := p.dead.open(store)
 	out.config.DeadLetters, out.inspectors[stream.DeadLetters] = dead, dead
 	out.config.Overflow = objects.Overflow(store, p.file.Name)
@@ -187,7 +190,9 @@ func (p *plan) openUpsert(out *parts) func(context.Context, sinkPlan, objects.Op
 			if err != nil {
 				return err
 			}
-			written = spool.New(sink, store, spool.Options{Name: s.name, StallAfter: p.spool.stallAfter, Log: o.Log})
+			aside := spool.New(sink, store, spool.Options{Name: s.name, StallAfter: p.spool.stallAfter, Schema: p.schema, Log: o.Log})
+			out.spools = append(out.spools, aside)
+			written = aside
 		}
 		out.config.Sinks = append(out.config.Sinks, stream.Sink{Name: s.name, Where: s.where, Upsert: written})
 		return nil
@@ -292,7 +297,11 @@ func (p *plan) audit(ctx context.Context, deep bool) (*stream.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	return stream.Audit(ctx, p.file.Name, out.source.Checkpoints, out.inspectors, deep)
+	r, err := stream.Audit(ctx, p.file.Name, out.source.Checkpoints, out.inspectors, deep)
+	if err != nil || len(out.upserts) == 0 {
+		return r, err
+	}
+	return r, p.auditUpserts(ctx, out, deep, r)
 }
 
 // checkPlaces refuses sinks that would find each other's files.

@@ -130,11 +130,38 @@ func (p *plan) run(soft, hard context.Context, log *slog.Logger, setup bool) err
 		log.Info("admin server listens", "address", server.Addr())
 	}
 	log.Info("running", "pipeline", p.file.Name, "source", p.source.kind)
-	err = engine.Run(soft, hard, parts.source)
+	err = parts.carry(soft, hard, engine)
 	s := engine.Stats()
 	log.Info("stopped", "records", s.Records, "kept", s.Kept, "dropped", s.Dropped, "dead", s.Dead, "commits", s.Commits)
 	return err
 }
+
+// carry runs the engine, and beside it what drains the spools of partitions that nobody owns. A source that ends leaves such
+// partitions behind: what is set aside of them goes at the end, as far as the sinks take it.
+func (out *parts) carry(soft, hard context.Context, engine *stream.Engine) error {
+	ctx, stop := context.WithCancel(soft)
+	var tending sync.WaitGroup
+	for _, s := range out.spools {
+		tending.Go(func() { s.Tend(ctx) })
+	}
+	err := engine.Run(soft, hard, out.source)
+	stop()
+	tending.Wait()
+	if err != nil || soft.Err() != nil {
+		return err
+	}
+	for _, s := range out.spools {
+		limited, cancel := context.WithTimeout(soft, lastDrain)
+		if _, err := s.Orphans(limited, 0); err != nil {
+			out.config.Log.Warn("writes are still set aside; the next run goes on", "error", err)
+		}
+		cancel()
+	}
+	return nil
+}
+
+// lastDrain bounds the drain after a source has ended, for each sink.
+const lastDrain = time.Minute
 
 // limitMemory makes the collector work harder before the process outgrows what the pipeline file allows. Beside the
 // buffers there are the batches under way, the clients' own buffers and the collector's slack: a quarter of the buffers and

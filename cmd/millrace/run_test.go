@@ -20,13 +20,13 @@ import (
 )
 
 // lake is a pipeline over files in a folder.
-type lake struct {
+type testLake struct {
 	t   *testing.T
 	dir string
 }
 
-func newLake(t *testing.T) *lake {
-	l := &lake{t, t.TempDir()}
+func newLake(t *testing.T) *testLake {
+	l := &testLake{t, t.TempDir()}
 	if err := os.Mkdir(filepath.Join(l.dir, "in"), 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func newLake(t *testing.T) *lake {
 }
 
 // records adds a file of n clicks.
-func (l *lake) records(name string, n int) {
+func (l *testLake) records(name string, n int) {
 	l.t.Helper()
 	var text strings.Builder
 	for i := range n {
@@ -43,7 +43,7 @@ func (l *lake) records(name string, n int) {
 	l.write(filepath.Join("in", name), text.String())
 }
 
-func (l *lake) write(name, text string) string {
+func (l *testLake) write(name, text string) string {
 	l.t.Helper()
 	path := filepath.Join(l.dir, name)
 	if err := os.WriteFile(path, []byte(text), 0o666); err != nil {
@@ -53,12 +53,12 @@ func (l *lake) write(name, text string) string {
 }
 
 // pipeline writes a pipeline file; more is added to its end.
-func (l *lake) pipeline(follow bool, more string) string {
+func (l *testLake) pipeline(follow bool, more string) string {
 	l.t.Helper()
 	return l.pipelineTo(filepath.Join(l.dir, "lake"), follow, more)
 }
 
-func (l *lake) pipelineTo(url string, follow bool, more string) string {
+func (l *testLake) pipelineTo(url string, follow bool, more string) string {
 	l.t.Helper()
 	return l.write("clicks.yaml", fmt.Sprintf(`name: clicks
 source:
@@ -71,7 +71,7 @@ dead_letters: { url: "%[2]s_dead" }
 }
 
 // parquetFiles are the published files of the lake.
-func (l *lake) parquetFiles() []string {
+func (l *testLake) parquetFiles() []string {
 	var files []string
 	_ = filepath.WalkDir(filepath.Join(l.dir, "lake"), func(path string, d os.DirEntry, err error) error {
 		if err == nil && strings.HasPrefix(d.Name(), "_") {

@@ -19,10 +19,10 @@ const verifyHelp = `prove that nothing is missing and nothing is there twice
 
 Usage: millrace verify [--deep] [--json] FILE
 
-Reads what the sinks hold and compares it with what the source's checkpoints say was committed. It changes nothing and may
-run beside the pipeline.
+Reads what the files hold and compares it with what the source's checkpoints say was committed, and what OpenSearch and
+DynamoDB hold with the events in the files. It changes nothing and may run beside the pipeline.
 
-  --deep    also read every row and check its position
+  --deep    also read every row and check its position; compare every document and every item, not counts and a sample
   --json    print the report as JSON
 
 Example:
@@ -85,6 +85,12 @@ func printReport(w io.Writer, r *stream.Report) error {
 	fmt.Fprintln(w, verdict(r))
 	for _, p := range r.Problems {
 		fmt.Fprintln(w, p)
+	}
+	for _, s := range r.Sinks {
+		fmt.Fprintf(w, "%s: %d of %d are there, by %s\n", s.Sink, s.Found, s.Expected, s.How)
+		for _, note := range s.Notes {
+			fmt.Fprintf(w, "%s: %s\n", s.Sink, note)
+		}
 	}
 	if len(r.Partitions) == 0 {
 		return nil

@@ -52,7 +52,7 @@ func TestVerifyFindsWhatWasDoneToTheFiles(t *testing.T) {
 }
 
 // of is the published file with an ending that has records of an input.
-func (l *lake) of(input, ending string) string {
+func (l *testLake) of(input, ending string) string {
 	l.t.Helper()
 	found := ""
 	for _, root := range []string{"lake", "lake_dead"} {

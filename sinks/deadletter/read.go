@@ -54,6 +54,9 @@ func (s *Sink) Inspect(ctx context.Context, pipeline string, visit func(stream.F
 		if err == nil && f.prov.Pipeline == pipeline && rows != nil {
 			about := &stream.File{Key: f.key, Provenance: f.prov}
 			err = f.letters(ctx, func(l *Letter) error {
+				if strings.HasPrefix(l.Stage, "sink.") && l.Position.Compare(f.prov.After) <= 0 {
+					return nil // of a write that was set aside: refused long after its record was committed
+				}
 				if err := rows(about, l.Position, l.Index); err != nil {
 					return damaged("%w", err)
 				}

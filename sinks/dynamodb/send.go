@@ -62,15 +62,10 @@ const batchItems = 25
 
 // Send writes items: each by a conditional PutItem, many at once, or in batches.
 func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
-	c, err := s.connect()
+	call, err := s.caller(ctx)
 	if err != nil {
 		return err
 	}
-	credentials, err := c.credentials.Retrieve(ctx)
-	if err != nil {
-		return fmt.Errorf("AWS credentials: %w", err)
-	}
-	call := caller{s, c, credentials}
 	var running sync.WaitGroup
 	defer running.Wait()
 	size := 1
@@ -96,6 +91,18 @@ type caller struct {
 	*Sink
 	*connection
 	credentials aws.Credentials
+}
+
+func (s *Sink) caller(ctx context.Context) (caller, error) {
+	c, err := s.connect()
+	if err != nil {
+		return caller{}, err
+	}
+	credentials, err := c.credentials.Retrieve(ctx)
+	if err != nil {
+		return caller{}, fmt.Errorf("AWS credentials: %w", err)
+	}
+	return caller{s, c, credentials}, nil
 }
 
 // write writes some items in one call, and says whether it was throttled.

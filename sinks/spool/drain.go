@@ -61,7 +61,7 @@ func (w *writer) oldest() (file, bool) {
 // drainOne sends one file. It is removed with the next commit: that holds the dead letters of its writes, and only then does no
 // checkpoint name it any more.
 func (w *writer) drainOne(ctx context.Context, f file) error {
-	n, err := w.send(ctx, f.key)
+	n, err := w.sink.send(ctx, w.behind, f.key)
 	if err != nil && !errors.Is(err, objects.ErrNotFound) { // an earlier owner's commit removed it late
 		w.behind.Withdraw()
 		return err
@@ -75,9 +75,9 @@ func (w *writer) drainOne(ctx context.Context, f file) error {
 	return nil
 }
 
-// send writes a file's items and waits until all are acknowledged.
-func (w *writer) send(ctx context.Context, key string) (n uint64, err error) {
-	o, err := w.sink.store.Open(ctx, key)
+// send writes a file's items through w and waits until all are acknowledged.
+func (s *Sink) send(ctx context.Context, w *bulk.Writer, key string) (n uint64, err error) {
+	o, err := s.store.Open(ctx, key)
 	if err != nil {
 		return 0, err
 	}
@@ -97,7 +97,7 @@ func (w *writer) send(ctx context.Context, key string) (n uint64, err error) {
 		if err != nil {
 			return n, fmt.Errorf("read %s: %w", key, err)
 		}
-		it, err := parseItem(line, w.tenure.Partition)
+		it, err := parseItem(line)
 		if err != nil {
 			return n, fmt.Errorf("read %s: %w", key, err)
 		}
@@ -105,12 +105,12 @@ func (w *writer) send(ctx context.Context, key string) (n uint64, err error) {
 		if some = append(some, it); len(some) < 500 {
 			continue
 		}
-		w.behind.Put(some)
+		w.Put(some)
 		some = nil
-		if err := w.behind.Wait(ctx, drainBytes); err != nil {
+		if err := w.Wait(ctx, drainBytes); err != nil {
 			return n, err
 		}
 	}
-	w.behind.Put(some)
-	return n, w.behind.Wait(ctx, 0)
+	w.Put(some)
+	return n, w.Wait(ctx, 0)
 }

@@ -12,11 +12,12 @@ import (
 
 // line is one write in a file.
 type line struct {
-	Position stream.Position `json:"position"`
-	Index    uint32          `json:"index,omitempty"`
-	Key      text            `json:"key,omitempty"`
-	Body     text            `json:"body"`
-	Record   record          `json:"record"`
+	Partition text            `json:"partition"`
+	Position  stream.Position `json:"position"`
+	Index     uint32          `json:"index,omitempty"`
+	Key       text            `json:"key,omitempty"`
+	Body      text            `json:"body"`
+	Record    record          `json:"record"`
 }
 
 // record is what a dead letter of the write needs, and what sinks pass on.
@@ -76,7 +77,7 @@ func (t *text) bytes() []byte {
 
 func appendItem(b []byte, it *bulk.Item) []byte {
 	r := it.Record
-	l := line{Position: r.Pos, Index: it.Index, Key: it.Key, Body: it.Body, Record: record{Key: optional(r.Key), Value: optional(r.Value)}}
+	l := line{Partition: text(it.Partition), Position: r.Pos, Index: it.Index, Key: it.Key, Body: it.Body, Record: record{Key: optional(r.Key), Value: optional(r.Value)}}
 	if !r.Time.IsZero() {
 		us := r.Time.UnixMicro()
 		l.Record.Time = &us
@@ -91,7 +92,7 @@ func appendItem(b []byte, it *bulk.Item) []byte {
 	return append(append(b, out...), '\n')
 }
 
-func parseItem(b []byte, partition string) (*bulk.Item, error) {
+func parseItem(b []byte) (*bulk.Item, error) {
 	var l line
 	if err := json.Unmarshal(b, &l); err != nil {
 		return nil, fmt.Errorf("a line is no write: %w", err)
@@ -103,5 +104,5 @@ func parseItem(b []byte, partition string) (*bulk.Item, error) {
 	for _, h := range l.Record.Headers {
 		r.Headers = append(r.Headers, stream.Header{Key: string(h.Key), Value: h.Value.bytes()})
 	}
-	return &bulk.Item{Partition: partition, Index: l.Index, Record: r, Key: l.Key, Body: l.Body}, nil
+	return &bulk.Item{Partition: string(l.Partition), Index: l.Index, Record: r, Key: l.Key, Body: l.Body}, nil
 }

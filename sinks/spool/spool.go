@@ -5,6 +5,9 @@
 // A file is <sink>/<partition>-<hash>/<first position>-<epoch>.jsonl.zst: a line of JSON for each write, with the record
 // that a dead letter would need, compressed with zstd. `zstdcat FILE | head` shows it.
 //
+// What a partition left that nobody owns any more (a closed shard, a finished file) is drained by Orphans, which runs beside
+// the tenures: of those writes only the sink's own rule keeps the order against later ones of other partitions.
+//
 // A partition is in one of two states. Direct: writes go to the loop of the sink (package bulk). Aside: they wait here, in
 // memory while that is little, else in an upload that the next commit publishes; a drain (drain.go) sends the published
 // files, oldest first. Once no file is left the partition is direct again, beginning with what waits in memory.
@@ -38,7 +41,8 @@ type Options struct {
 	// writes are set aside no commit waits.
 	StallAfter time.Duration
 
-	Log *slog.Logger
+	Schema *stream.Schema // of the events
+	Log    *slog.Logger
 }
 
 // EnsureDefaults sets what is zero.
@@ -135,8 +139,10 @@ func (s *Sink) Waiting(ctx context.Context) (files int, bytes int64, err error) 
 		if err != nil {
 			return 0, 0, err
 		}
-		files++
-		bytes += o.Size
+		if strings.HasSuffix(o.Key, suffix) {
+			files++
+			bytes += o.Size
+		}
 	}
 	return files, bytes, nil
 }
@@ -179,7 +185,13 @@ func (s *Sink) Publish(ctx context.Context, r stream.Receipt) error {
 	if w != nil && w.knows(c.Ticket.Key) {
 		return nil
 	}
-	if err := s.store.Publish(ctx, *c.Ticket); err != nil {
+	err = s.store.Publish(ctx, *c.Ticket)
+	if errors.Is(err, stream.ErrExpired) {
+		if _, gone := s.store.Get(ctx, c.Ticket.Key+drainedSuffix); gone == nil {
+			return nil // an orphan that was drained
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if w != nil {

@@ -394,6 +394,37 @@ func TestWithdrawnFilesAreNotDrained(t *testing.T) {
 	}
 }
 
+func TestWhatNobodyOwnsIsDrainedAndMayBePublishedAgain(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	p.server.set(errDown)
+	want := w.write(0, 10, "")
+	w.commit()
+	p.server.set(nil)
+	p.sink.Orphans(t.Context(), 0) // owned: its writer drains it
+	w.w.Close()
+	s := p.another()
+	if n, err := s.Orphans(t.Context(), time.Hour); n != 0 || err != nil {
+		t.Errorf("%d writes of a young file are sent, %v: its owner may come back", n, err)
+	}
+	if n, err := s.Orphans(t.Context(), 0); n != 10 && len(p.server.got()) < 10 || err != nil {
+		t.Fatalf("%d writes are sent, %v; want 10", n, err)
+	}
+	if len(p.files()) > 0 {
+		t.Errorf("files %v are left", p.files())
+	}
+	next := p.open(s, 2) // the partition has an owner again, whose checkpoint names the file
+	next.last = w.last
+	next.publish(s)
+	want = append(want, next.write(10, 10, "")...)
+	next.commit()
+	got := p.server.got()
+	p.server.mu.Lock()
+	p.server.bodies = got[len(got)-len(want):] // the owner's drain may have sent the file as well
+	p.server.mu.Unlock()
+	p.inOrder(want)
+}
+
 func TestAFatalSinkIsSetAsideTooAndADamagedFileIsSaid(t *testing.T) {
 	p := newPlace(t)
 	w := p.open(p.sink, 1)

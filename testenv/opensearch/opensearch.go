@@ -17,6 +17,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -180,7 +181,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, problemf(http.StatusBadRequest, "parse_exception", "%s", err))
 		return
 	}
-	path := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	path := strings.Split(strings.Trim(r.URL.EscapedPath(), "/"), "/")
+	for i, element := range path {
+		if plain, err := url.PathUnescape(element); err == nil { // an id may have slashes
+			path[i] = plain
+		}
+	}
 	if path[len(path)-1] == "_bulk" && r.Method != http.MethodGet {
 		s.serveBulk(w, r, path, body, user)
 		return

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/millrace-io/millrace/sinks/deadletter"
+	"github.com/millrace-io/millrace/sinks/parquet"
+	"github.com/millrace-io/millrace/stream"
+)
+
+// lake is a sink that holds all events of a pipeline as files: what the other sinks are compared with, and filled again from.
+type lake struct {
+	name     string
+	pipeline string
+	schema   *stream.Schema
+	sink     *parquet.Sink
+	ends     map[string]stream.Position // of the last file of each partition
+	rows     map[string]int64
+}
+
+var errNoLake = errors.New("no parquet sink takes all events, so there is nothing to compare with or to read again")
+
+// openLake finds the pipeline's lake, a parquet sink without a where, and reads what its files say about themselves.
+func (p *plan) openLake(ctx context.Context, out *parts) (*lake, error) {
+	for _, s := range p.sinks {
+		sink, ok := out.inspectors[s.name].(*parquet.Sink)
+		if !ok || s.where != nil {
+			continue
+		}
+		l := &lake{s.name, p.file.Name, p.schema, sink, map[string]stream.Position{}, map[string]int64{}}
+		return l, sink.Inspect(ctx, l.pipeline, func(f stream.File) error {
+			if f.Err != nil {
+				return fmt.Errorf("%s: %w; see verify", f.Key, f.Err)
+			}
+			pr := f.Provenance
+			if end, ok := l.ends[pr.Partition]; !ok || pr.To.Compare(end) > 0 {
+				l.ends[pr.Partition] = pr.To
+			}
+			l.rows[pr.Partition] += pr.FileRows
+			return nil
+		}, nil)
+	}
+	return nil, errNoLake
+}
+
+// events calls visit with all events that are in files now and that where takes.
+func (l *lake) events(ctx context.Context, where func(*stream.Event) bool, visit func(partition string, e *stream.Event) error) error {
+	return l.sink.Events(ctx, l.pipeline, l.schema, l.knows, func(pr stream.Provenance, e *stream.Event) error {
+		if where != nil && !where(e) {
+			return nil
+		}
+		return visit(pr.Partition, e)
+	})
+}
+
+// knows leaves out files that came after the lake was opened.
+func (l *lake) knows(pr stream.Provenance) bool {
+	end, ok := l.ends[pr.Partition]
+	return ok && pr.To.Compare(end) <= 0
+}
+
+// sinkLake is the lake as one upsert sink was given it.
+type sinkLake struct {
+	*lake
+	where   func(*stream.Event) bool
+	refused map[refusedRecord]bool
+}
+
+var _ stream.Lake = sinkLake{}
+
+// refusedRecord is a record that the sink refused.
+type refusedRecord struct {
+	partition string
+	pos       stream.Position
+}
+
+func (l sinkLake) Committed(partition string) (stream.Position, bool) {
+	end, ok := l.ends[partition]
+	return end, ok
+}
+
+func (l sinkLake) Events(ctx context.Context, visit func(partition string, e *stream.Event) error) error {
+	return l.events(ctx, l.where, visit)
+}
+
+func (l sinkLake) Counts() (map[string]int64, bool) {
+	return l.rows, l.where == nil && len(l.refused) == 0
+}
+
+func (l sinkLake) Refused(partition string, pos stream.Position) bool {
+	return l.refused[refusedRecord{partition, pos}]
+}
+
+// auditUpserts compares the upsert sinks with the lake.
+func (p *plan) auditUpserts(ctx context.Context, out *parts, deep bool, r *stream.Report) error {
+	l, err := p.openLake(ctx, out)
+	if errors.Is(err, errNoLake) {
+		for _, u := range out.upserts {
+			r.Sinks = append(r.Sinks, stream.SinkReport{Sink: u.name, How: "nothing", Notes: []string{err.Error()}})
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the lake: %w", err)
+	}
+	refused, err := out.refusals(ctx)
+	if err != nil {
+		return err
+	}
+	for _, u := range out.upserts {
+		checker, ok := u.sink.(stream.Checker)
+		if !ok {
+			r.Sinks = append(r.Sinks, stream.SinkReport{Sink: u.name, How: "nothing", Notes: []string{"this kind of sink cannot be read back"}})
+			continue
+		}
+		report, problems, err := checker.Check(ctx, sinkLake{l, u.where, refused[u.name]}, deep)
+		if err != nil {
+			return fmt.Errorf("%s: %w", u.name, err)
+		}
+		if err := out.aside(ctx, u.name, &report, &problems); err != nil {
+			return err
+		}
+		r.Sinks = append(r.Sinks, report)
+		r.Problems = append(r.Problems, problems...)
+	}
+	return nil
+}
+
+// refusals are the records that stand in the dead letters because a sink refused them, by sink.
+func (out *parts) refusals(ctx context.Context) (map[string]map[refusedRecord]bool, error) {
+	all := map[string]map[refusedRecord]bool{}
+	for l, err := range deadletter.Read(ctx, out.dead, "") {
+		if errors.Is(err, deadletter.ErrDamaged) {
+			continue // the audit of the files has told
+		}
+		if err != nil {
+			return nil, err
+		}
+		sink, ok := strings.CutPrefix(l.Stage, "sink.")
+		if !ok || l.Pipeline != out.config.Name {
+			continue
+		}
+		if all[sink] == nil {
+			all[sink] = map[refusedRecord]bool{}
+		}
+		all[sink][refusedRecord{l.Partition, l.Position}] = true
+	}
+	return all, nil
+}
+
+// waiting is a spool that tells what is set aside.
+type waiting interface {
+	Waiting(ctx context.Context) (files int, bytes int64, err error)
+}
+
+// aside takes back what is missing because it is set aside: it comes with the drain.
+func (out *parts) aside(ctx context.Context, name string, r *stream.SinkReport, problems *[]stream.Problem) error {
+	for _, s := range out.config.Sinks {
+		w, ok := s.Upsert.(waiting)
+		if s.Name != name || !ok {
+			continue
+		}
+		files, bytes, err := w.Waiting(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: list what is set aside: %w", name, err)
+		}
+		if files == 0 {
+			return nil
+		}
+		kept := (*problems)[:0]
+		for _, p := range *problems {
+			if p.Kind != stream.Missing && p.Kind != stream.Differs {
+				kept = append(kept, p)
+			}
+		}
+		r.Notes = append(r.Notes, fmt.Sprintf("%s with %d bytes set aside; what is missing or old may be in there (%d problems)", count(files, "file"), bytes, len(*problems)-len(kept)))
+		*problems = kept
+	}
+	return nil
+}

@@ -1,0 +1,299 @@
+package dynamodb
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/maphash"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/millrace-io/millrace/stream"
+)
+
+var _ stream.Checker = (*Sink)(nil)
+
+const (
+	sampleOf = 16 // one in how many keys a check without deep looks at
+	shown    = 20 // how many problems of one kind are named
+)
+
+// expected is the newest event of a key, and the item that it makes.
+type expected struct {
+	place stream.Place
+	item  map[string]any // in DynamoDB's JSON
+}
+
+// Check computes the items anew from the lake and compares them with the table's: of a sample of the keys, or, with deep, of all;
+// then it also looks for items that no event made. It holds the items of the keys that it looks at.
+func (s *Sink) Check(ctx context.Context, l stream.Lake, deep bool) (stream.SinkReport, []stream.Problem, error) {
+	r := stream.SinkReport{Sink: s.o.Name, How: fmt.Sprintf("a sample of 1 in %d items", sampleOf)}
+	if deep {
+		r.How = "every item"
+	}
+	want, err := s.expect(ctx, l, deep)
+	if err != nil {
+		return r, nil, err
+	}
+	c := checking{Sink: s, lake: l, want: want, report: &r, more: map[stream.ProblemKind]int{}}
+	if c.call, err = s.caller(ctx); err != nil {
+		return r, nil, err
+	}
+	if deep {
+		err = c.scan(ctx)
+	} else {
+		err = c.get(ctx)
+	}
+	for _, kind := range slices.Sorted(maps.Keys(c.more)) {
+		if more := c.more[kind] - shown; more > 0 {
+			c.problems = append(c.problems, stream.Problem{Kind: kind, Sink: s.o.Name, Text: fmt.Sprintf("and %d more", more)})
+		}
+	}
+	return r, c.problems, err
+}
+
+// expect is the items that should be there, by key.
+func (s *Sink) expect(ctx context.Context, l stream.Lake, deep bool) (map[string]expected, error) {
+	seed := maphash.MakeSeed()
+	want := map[string]expected{}
+	encoders := map[string]*encoder{}
+	var key, body []byte
+	err := l.Events(ctx, func(partition string, e *stream.Event) (err error) {
+		enc := encoders[partition]
+		if enc == nil {
+			enc = &encoder{layout: s.layout, o: s.o, partition: partition}
+			encoders[partition] = enc
+		}
+		place := stream.PlaceOf(partition, e)
+		if key, body, err = enc.Encode(key[:0], body[:0], e); err != nil || l.Refused(partition, e.Record.Pos) {
+			return nil //nolint:nilerr // it stands in the dead letters
+		}
+		if !deep && maphash.Bytes(seed, key)%sampleOf != 0 {
+			return nil
+		}
+		if old, there := want[string(key)]; there && !s.o.Ordering.Later(place, old.place) {
+			return nil
+		}
+		item, err := decodeItem(body)
+		want[string(key)] = expected{place, item}
+		return err
+	})
+	return want, err
+}
+
+// decodeItem reads an item and gives all its numbers one spelling.
+func decodeItem(text []byte) (map[string]any, error) {
+	var item map[string]any
+	if err := json.Unmarshal(text, &item); err != nil {
+		return nil, err
+	}
+	normal(item)
+	return item, nil
+}
+
+// normal gives what is the same one spelling: the server writes numbers its own way, and sets in its own order.
+func normal(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, e := range v {
+			switch text, isText := e.(string); {
+			case k == "N" && isText && len(v) == 1:
+				v[k] = normalNumber(text)
+			case k == "SS" && len(v) == 1:
+				set, _ := e.([]any)
+				slices.SortFunc(set, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+			default:
+				normal(e)
+			}
+		}
+	case []any:
+		for _, e := range v {
+			normal(e)
+		}
+	}
+}
+
+// normalNumber is a decimal number as digits and exponent, without zeros at either end.
+func normalNumber(text string) string {
+	sign := ""
+	if strings.HasPrefix(text, "-") {
+		sign = "-"
+	}
+	mantissa, exponent, _ := strings.Cut(strings.ToLower(strings.TrimLeft(text, "+-")), "e")
+	whole, fraction, _ := strings.Cut(mantissa, ".")
+	e := 0
+	if exponent != "" {
+		_, _ = fmt.Sscanf(exponent, "%d", &e) // a number that DynamoDB took
+	}
+	e -= len(fraction)
+	digits := strings.TrimLeft(whole+fraction, "0")
+	short := strings.TrimRight(digits, "0")
+	if short == "" {
+		return "0"
+	}
+	return fmt.Sprintf("%s%se%d", sign, short, e+len(digits)-len(short))
+}
+
+// checking is one Check under way.
+type checking struct {
+	*Sink
+	call     caller
+	lake     stream.Lake
+	want     map[string]expected // that were not found yet
+	report   *stream.SinkReport
+	problems []stream.Problem
+	more     map[stream.ProblemKind]int
+}
+
+func (c *checking) problem(kind stream.ProblemKind, partition, format string, args ...any) {
+	if c.more[kind]++; c.more[kind] <= shown {
+		c.problems = append(c.problems, stream.Problem{Kind: kind, Sink: c.o.Name, Partition: partition, Text: fmt.Sprintf(format, args...)})
+	}
+}
+
+// keyOf is an item's key as the encoder writes it.
+func (c *checking) keyOf(item map[string]any) string {
+	text := func(a attribute) string {
+		v, _ := item[a.name].(map[string]any)
+		return scalar(v)
+	}
+	key := text(c.layout.pk)
+	if c.layout.sk.column != noColumn {
+		key += "\x00" + text(c.layout.sk)
+	}
+	return key
+}
+
+// judge compares one item of the table.
+func (c *checking) judge(item map[string]any) {
+	key := c.keyOf(item)
+	text := func(name string) string {
+		v, _ := item[name].(map[string]any)
+		return scalar(v)
+	}
+	partition, position := text("_partition"), text("_position")
+	pos, err := stream.ParsePosition(strings.SplitN(position, "-", 2)[0])
+	to, any := c.lake.Committed(partition)
+	ahead := err == nil && (!any || pos.Compare(to) > 0)
+	want, expected := c.want[key]
+	delete(c.want, key)
+	switch {
+	case !expected && ahead:
+		return
+	case !expected:
+		c.problem(stream.Extra, partition, "item %q is of no committed event", key)
+		return
+	}
+	c.report.Expected++
+	normal(item)
+	have, _ := json.Marshal(item)
+	wanted, _ := json.Marshal(want.item)
+	if !ahead && !bytes.Equal(have, wanted) {
+		c.problem(stream.Differs, want.place.Partition, "item %q differs from its newest event, at %s: %s", key, want.place.Version(), difference(item, want.item))
+		return
+	}
+	c.report.Found++
+}
+
+// difference names the attributes that differ.
+func difference(have, want map[string]any) string {
+	var names []string
+	for name := range want {
+		names = append(names, name)
+	}
+	for name := range have {
+		if _, there := want[name]; !there {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	var out []string
+	for _, name := range names {
+		a, _ := json.Marshal(have[name])
+		b, _ := json.Marshal(want[name])
+		if !bytes.Equal(a, b) {
+			out = append(out, fmt.Sprintf("%s is %.100s and should be %.100s", name, a, b))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// missing are the keys that no item was found for.
+func (c *checking) missing() {
+	for _, key := range slices.Sorted(maps.Keys(c.want)) {
+		c.report.Expected++
+		c.problem(stream.Missing, c.want[key].place.Partition, "item %q, of the event at %s, is not there", key, c.want[key].place.Version())
+	}
+}
+
+// scan looks at the whole table.
+func (c *checking) scan(ctx context.Context) error {
+	from := json.RawMessage(nil)
+	for {
+		request := map[string]any{"TableName": c.cfg.Table, "ConsistentRead": true}
+		if from != nil {
+			request["ExclusiveStartKey"] = from
+		}
+		var page struct {
+			Items []map[string]any
+			Last  json.RawMessage `json:"LastEvaluatedKey"`
+		}
+		if err := c.ask(ctx, "Scan", request, &page); err != nil {
+			return err
+		}
+		for _, item := range page.Items {
+			c.judge(item)
+		}
+		if from = page.Last; len(from) == 0 {
+			break
+		}
+	}
+	c.missing()
+	return nil
+}
+
+// get looks at the keys that are wanted.
+func (c *checking) get(ctx context.Context) error {
+	for some := range slices.Chunk(slices.Sorted(maps.Keys(c.want)), 100) {
+		var keys []any
+		for _, key := range some {
+			one := map[string]any{}
+			for _, a := range []attribute{c.layout.pk, c.layout.sk} {
+				if a.column != noColumn {
+					one[a.name] = c.want[key].item[a.name]
+				}
+			}
+			keys = append(keys, one)
+		}
+		for len(keys) > 0 {
+			var answer struct {
+				Responses   map[string][]map[string]any
+				Unprocessed map[string]struct{ Keys []any } `json:"UnprocessedKeys"`
+			}
+			request := map[string]any{"RequestItems": map[string]any{c.cfg.Table: map[string]any{"Keys": keys, "ConsistentRead": true}}}
+			if err := c.ask(ctx, "BatchGetItem", request, &answer); err != nil {
+				return err
+			}
+			for _, item := range answer.Responses[c.cfg.Table] {
+				c.judge(item)
+			}
+			keys = answer.Unprocessed[c.cfg.Table].Keys
+		}
+	}
+	c.missing()
+	return nil
+}
+
+func (c *checking) ask(ctx context.Context, operation string, request, answer any) error {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	text, err := c.call.do(ctx, operation, body)
+	if err != nil {
+		return fmt.Errorf("table %s: %w", c.Sink, err)
+	}
+	return json.Unmarshal(text, answer)
+}
