@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-io/millrace/processors/expr"
 	"github.com/millrace-io/millrace/sinks/deadletter"
 	"github.com/millrace-io/millrace/sinks/dynamodb"
+	kafkasink "github.com/millrace-io/millrace/sinks/kafka"
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/opensearch"
 	"github.com/millrace-io/millrace/sinks/parquet"
@@ -176,8 +177,17 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
 			return dynamodb.New(*cfg, dynamodb.Options{Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Log: log})
 		})
+	case c.Is("kafka"):
+		cfg := new(kafkasink.Config)
+		if c.Into(cfg) && p.schema != nil {
+			c.Reject(cfg.CheckSchema(p.schema))
+		}
+		p.removes(s, false)
+		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+			return kafkasink.New(*cfg, kafkasink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log})
+		})
 	default:
-		c.Unknown("sink", "kafka", "kinesis", "nats", "redis", "http")
+		c.Unknown("sink", "kinesis", "nats", "redis", "http")
 	}
 }
 

@@ -1,0 +1,334 @@
+// Package kafka writes the transformed events to a topic for other consumers, ahead of the commit.
+//
+// The producer is idempotent, so that a request that is repeated within one life of the process is stored once. After a crash
+// what was written and not committed is written again; so every message says where it comes from, and a consumer drops what it
+// has seen. Of the messages with one millrace-partition, millrace-position only grows: a message whose position is not after
+// the last one of its partition is a repeat (its text order is log order). See ExampleRepeated.
+//
+// Messages of one key keep their order. There is no transactional mode: a transaction of the producer would have to hold the
+// group's offset commit, which is the source's, and the engine decides by that commit alone.
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace-io/millrace/sinks/bulk"
+	"github.com/millrace-io/millrace/sinks/document"
+	"github.com/millrace-io/millrace/sources/kafka"
+	"github.com/millrace-io/millrace/sources/trust"
+	"github.com/millrace-io/millrace/stream"
+)
+
+// Headers of every message.
+const (
+	PipelineHeader  = "millrace-pipeline"
+	PartitionHeader = "millrace-partition" // of the source
+	PositionHeader  = "millrace-position"  // stream.Place.Version: position and index
+)
+
+// Config is one topic.
+type Config struct {
+	Brokers []string    `yaml:"brokers"` // some of the cluster's host:port; at least one
+	Topic   string      `yaml:"topic"`   // has to exist
+	TLS     *trust.TLS  `yaml:"tls"`     // if present, even if empty, encrypts; default: none
+	SASL    *kafka.SASL `yaml:"sasl"`    // default: none
+
+	// Key is what decides a message's partition and order: a column, by name or alias. Default: the record's key. A message
+	// without one goes to any partition.
+	Key string `yaml:"key"`
+
+	// Value is what a message holds: json (default), the event as package document has it; or record, the bytes as they came.
+	Value string `yaml:"value"`
+
+	// Columns of json: default all, and the properties.
+	Columns []string `yaml:"columns"`
+
+	// Delay is the longest that a write waits for company; default 20 ms.
+	Delay time.Duration `yaml:"delay"`
+
+	// MaxMessage is the most bytes of a message that the topic takes (max.message.bytes, less some 100 bytes). Default 1,000,000;
+	// a larger event is a dead letter.
+	MaxMessage int64 `yaml:"max_message" unit:"bytes"`
+}
+
+// EnsureDefaults sets what is zero.
+func (c *Config) EnsureDefaults() {
+	if c.Value == "" {
+		c.Value = "json"
+	}
+	if c.Delay == 0 {
+		c.Delay = 20 * time.Millisecond
+	}
+	if c.MaxMessage == 0 {
+		c.MaxMessage = 1_000_000
+	}
+}
+
+func (c *Config) connection() *kafka.Connection {
+	return &kafka.Connection{Brokers: c.Brokers, Topic: c.Topic, TLS: c.TLS, SASL: c.SASL}
+}
+
+// Validate sets the defaults and lists every problem.
+func (c *Config) Validate() error {
+	c.EnsureDefaults()
+	var problems []error
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	connection := c.connection()
+	if c.Topic == "" {
+		problem("topic is empty; want one topic")
+		connection.Topic = "any"
+	}
+	if err := connection.Validate(); err != nil {
+		for text := range strings.SplitSeq(err.Error(), "\n") {
+			problem("%s", strings.Replace(text, "topics has ", "topic is ", 1))
+		}
+	}
+	if c.Value != "json" && c.Value != "record" {
+		problem("value is %q; want json or record", c.Value)
+	}
+	if c.Value == "record" && len(c.Columns) > 0 {
+		problem("columns are of json; a message of value record holds the bytes as they came")
+	}
+	if c.Delay < 0 {
+		problem("delay is %s; want 0 or more", c.Delay)
+	}
+	if c.MaxMessage < 1<<10 || c.MaxMessage > 64<<20 {
+		problem("max_message is %d bytes; want 1KiB to 64MiB", c.MaxMessage)
+	}
+	return errors.Join(problems...)
+}
+
+// CheckSchema says what is wrong with c for events of schema.
+func (c *Config) CheckSchema(schema *stream.Schema) error {
+	_, err := newEncoder(c, stream.Tenure{Schema: schema})
+	return err
+}
+
+// Options are what the pipeline knows and the file's entry does not say.
+type Options struct {
+	Name, Pipeline string
+	Log            *slog.Logger
+
+	dial func(ctx context.Context, network, host string) (net.Conn, error) // of tests
+}
+
+// Sink writes to one topic.
+type Sink struct {
+	*bulk.Sink
+	cfg     Config
+	o       Options
+	options []kgo.Opt
+
+	mu     sync.Mutex
+	client *kgo.Client // nil while no tenure needs one
+}
+
+var _ stream.Upsert = (*Sink)(nil)
+
+// New returns the sink. It touches the files that TLS and SASL name, and nothing outside.
+func New(cfg Config, o Options) (*Sink, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	options, err := cfg.connection().Options(o.Log)
+	if err != nil {
+		return nil, err
+	}
+	if o.dial != nil {
+		options = append(options, kgo.Dialer(o.dial))
+	}
+	s := &Sink{cfg: cfg, o: o, options: append(options,
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // as Kafka's own clients do
+		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
+		kgo.ProducerBatchMaxBytes(int32(cfg.MaxMessage)+1024),
+		kgo.ProducerLinger(0), // the loop has waited
+		kgo.MaxBufferedRecords(1<<20),
+		kgo.AllowIdempotentProduceCancellation(), // what is given up is written again, as after a crash
+	)}
+	s.Sink = bulk.New(s, bulk.Options{Name: o.Name, Order: bulk.InTurn, Delay: cfg.Delay, Items: 10_000, Bytes: 8 << 20, Log: o.Log})
+	return s, nil
+}
+
+// Encoder returns the encoder of one tenure.
+func (s *Sink) Encoder(t stream.Tenure) (bulk.Encoder, error) { return newEncoder(&s.cfg, t) }
+
+type encoder struct {
+	cfg      *Config
+	key      int // column; -1: the record's key
+	kind     stream.Type
+	document *document.Encoder
+}
+
+func newEncoder(c *Config, t stream.Tenure) (*encoder, error) {
+	e := &encoder{cfg: c, key: -1}
+	if c.Key != "" {
+		i, ok := t.Schema.Lookup(c.Key)
+		if !ok {
+			return nil, fmt.Errorf("key is %q, which is no column of the pipeline", c.Key)
+		}
+		e.key, e.kind = i, t.Schema.Columns[i].Type
+	}
+	var err error
+	e.document, err = document.New(t.Schema, t.Partition, c.Columns)
+	return e, err
+}
+
+func (e *encoder) Encode(key, body []byte, ev *stream.Event) ([]byte, []byte, error) {
+	if e.key >= 0 {
+		key = ev.Values[e.key].AppendText(key, e.kind)
+	} else {
+		key = append(key, ev.Record.Key...)
+	}
+	if e.cfg.Value == "record" {
+		body = append(body, ev.Record.Value...)
+	} else {
+		body = e.document.Append(body, ev)
+	}
+	if n := len(key) + len(body); int64(n) > e.cfg.MaxMessage {
+		return key, body, fmt.Errorf("the message has %d bytes; max_message is %d", n, e.cfg.MaxMessage)
+	}
+	return key, body, nil
+}
+
+// Idle closes the connections.
+func (s *Sink) Idle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client != nil {
+		s.client.Close()
+		s.client = nil
+	}
+}
+
+// drop closes a client; what it has not sent fails, and the next Send connects anew.
+func (s *Sink) drop(client *kgo.Client) {
+	s.mu.Lock()
+	if s.client == client {
+		s.client = nil
+	}
+	s.mu.Unlock()
+	client.Close()
+}
+
+func (s *Sink) connected() (*kgo.Client, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client == nil {
+		client, err := kgo.NewClient(s.options...)
+		if err != nil {
+			return nil, stream.Fatal(err)
+		}
+		s.client = client
+	}
+	return s.client, nil
+}
+
+// Send produces items and waits for the brokers. Kafka keeps the order of a key: within a partition messages are stored in
+// turn, and once one fails so do those behind it.
+func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
+	client, err := s.connected()
+	if err != nil {
+		return err
+	}
+	// The client waits for the answer to a request that is under way, whatever the context: closing it is the way out.
+	defer context.AfterFunc(ctx, func() { s.drop(client) })()
+	records := make([]kgo.Record, len(items))
+	headers := make([]kgo.RecordHeader, 3*len(items))
+	text := make([]byte, 0, 32*len(items))
+	pipeline := []byte(s.o.Pipeline)
+	var waiting sync.WaitGroup
+	waiting.Add(len(items))
+	for i, it := range items {
+		place := stream.Place{Pos: it.Record.Pos, Index: it.Index}
+		from := len(text)
+		text = place.AppendVersion(text)
+		h := headers[3*i : 3*i+3 : 3*i+3]
+		h[0] = kgo.RecordHeader{Key: PipelineHeader, Value: pipeline}
+		h[1] = kgo.RecordHeader{Key: PartitionHeader, Value: []byte(it.Partition)}
+		h[2] = kgo.RecordHeader{Key: PositionHeader, Value: text[from:len(text):len(text)]}
+		records[i] = kgo.Record{Topic: s.cfg.Topic, Key: it.Key, Value: it.Body, Headers: h, Timestamp: it.Record.Time}
+		client.Produce(ctx, &records[i], func(_ *kgo.Record, err error) {
+			it.Err = s.meaning(err)
+			waiting.Done()
+		})
+	}
+	waiting.Wait()
+	return nil
+}
+
+// meaning is what an error says about a message: refused, fatal, or to be written again.
+func (s *Sink) meaning(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge), errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTimestamp):
+		return bulk.Refused(err)
+	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.ClusterAuthorizationFailed):
+		return stream.Fatal(fmt.Errorf("topic %s: %w; allow Write, Describe and IdempotentWrite on it", s.cfg.Topic, err))
+	case errors.Is(err, kerr.SaslAuthenticationFailed):
+		return stream.Fatal(fmt.Errorf("topic %s: %w; check sasl", s.cfg.Topic, err))
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		return stream.Fatal(fmt.Errorf("there is no topic %s; create it", s.cfg.Topic))
+	}
+	return err
+}
+
+// Probe says why the topic cannot be written; a FatalError if waiting does not help.
+func (s *Sink) Probe(ctx context.Context) error {
+	client, err := kgo.NewClient(s.options...)
+	if err != nil {
+		return stream.Fatal(err)
+	}
+	defer client.Close()
+	topics, err := kadm.NewClient(client).ListTopics(ctx, s.cfg.Topic)
+	if err == nil {
+		err = topics[s.cfg.Topic].Err
+	}
+	if err != nil {
+		return s.meaning(fmt.Errorf("ask the brokers for topic %s: %w", s.cfg.Topic, err))
+	}
+	return nil
+}
+
+// Repeats tells which messages of a topic were there before. The zero value is ready to use by one goroutine; it holds the
+// last position of each partition of the source.
+type Repeats struct{ last map[string]string }
+
+// Repeated says that a message comes again, by its headers. A message without them never does.
+func (r *Repeats) Repeated(m *kgo.Record) bool {
+	var partition, position string
+	for _, h := range m.Headers {
+		switch h.Key {
+		case PartitionHeader:
+			partition = string(h.Value)
+		case PositionHeader:
+			position = string(h.Value)
+		}
+	}
+	if position == "" {
+		return false
+	}
+	if r.last == nil {
+		r.last = map[string]string{}
+	}
+	if position <= r.last[partition] {
+		return true
+	}
+	r.last[partition] = position
+	return false
+}

@@ -1,0 +1,276 @@
+package kafka
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
+
+	"github.com/millrace-io/millrace/sinks/sinktest"
+	"github.com/millrace-io/millrace/stream"
+	"github.com/millrace-io/millrace/testenv/broker"
+)
+
+// Mutations seen red (line broken -> test):
+//
+//	Send: no position header -> Rules/AReplayChangesNothing
+//	meaning: a message that is too large is sent again -> WhatIsTooLargeIsADeadLetter (hangs)
+//	New: Order Any -> Rules/AStormOfFaultsLosesNothing (order)
+//	Repeated: any position is new -> RepeatsAreTold
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// faulty makes connections on which requests to produce fail as planned.
+type faulty struct {
+	mu     sync.Mutex
+	faults []sinktest.Fault
+}
+
+func (f *faulty) fail(faults ...sinktest.Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = faults
+}
+
+func (f *faulty) next() (sinktest.Fault, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.faults) == 0 {
+		return 0, false
+	}
+	out := f.faults[0]
+	f.faults = f.faults[1:]
+	return out, true
+}
+
+func (f *faulty) dial(ctx context.Context, network, host string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, network, host)
+	return &faultyConn{Conn: c, f: f}, err
+}
+
+type faultyConn struct {
+	net.Conn
+	f    *faulty
+	deaf atomic.Bool // what the broker answers is lost
+	hung atomic.Bool
+}
+
+// Write looks at whole requests: the client writes each at once. Bytes 4 and 5 are the kind; 0 is to produce.
+func (c *faultyConn) Write(b []byte) (int, error) {
+	if len(b) < 6 || binary.BigEndian.Uint16(b[4:]) != 0 {
+		return c.Conn.Write(b)
+	}
+	fault, ok := c.f.next()
+	switch {
+	case !ok:
+		return c.Conn.Write(b)
+	case fault == sinktest.LostAnswer:
+		c.deaf.Store(true)
+		return c.Conn.Write(b)
+	case fault == sinktest.Hang:
+		c.hung.Store(true)
+		return len(b), nil
+	}
+	_ = c.Conn.Close()
+	return 0, errors.New("the connection is cut")
+}
+
+func (c *faultyConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.deaf.Load() {
+		_ = c.Conn.Close()
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func newSchema(t testing.TB) *stream.Schema {
+	t.Helper()
+	s, err := stream.NewSchema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func connect(t testing.TB, address string) *kgo.Client {
+	t.Helper()
+	c, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.FetchMaxWait(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// messages are all of a topic, partition after partition.
+func messages(t testing.TB, address, topic string) []*kgo.Record {
+	t.Helper()
+	c := connect(t, address)
+	defer c.Close()
+	ends, err := kadm.NewClient(c).ListEndOffsets(t.Context(), topic)
+	if err != nil || ends.Error() != nil {
+		t.Fatal(err, ends.Error())
+	}
+	left := map[int32]int64{}
+	from := map[int32]kgo.Offset{}
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Offset > 0 {
+			left[o.Partition] = o.Offset
+			from[o.Partition] = kgo.NewOffset().AtStart()
+		}
+	})
+	c.AddConsumePartitions(map[string]map[int32]kgo.Offset{topic: from})
+	var out []*kgo.Record
+	for len(left) > 0 {
+		fetches := c.PollFetches(t.Context())
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			out = append(out, r)
+			if r.Offset+1 >= left[r.Partition] {
+				delete(left, r.Partition)
+			}
+		})
+	}
+	return out
+}
+
+// backend is a topic of a broker.
+func backend(t *testing.T, address, topic string) sinktest.UpsertBackend {
+	f := new(faulty)
+	schema := newSchema(t)
+	return sinktest.UpsertBackend{
+		Schema: schema, Shape: sinktest.Log, Fail: f.fail,
+		New: func(t *testing.T, _ stream.Ordering) stream.Upsert {
+			s, err := New(Config{Brokers: []string{address}, Topic: topic, Key: "user", MaxMessage: 100_000}, Options{Name: "search", Pipeline: "clicks", dial: f.dial})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		},
+		Poison: func(e *stream.Event) { e.Values[stream.URL] = stream.StringValue(strings.Repeat("x", 200_000)) },
+		Contents: func(t *testing.T) []sinktest.Held {
+			var out []sinktest.Held
+			for _, m := range messages(t, address, topic) {
+				h := sinktest.Held{ID: string(m.Key), Values: string(m.Value)}
+				for _, header := range m.Headers {
+					switch header.Key {
+					case PartitionHeader:
+						h.Place.Partition = string(header.Value)
+					case PositionHeader:
+						pos, index, _ := strings.Cut(string(header.Value), "-")
+						h.Place.Pos, _ = stream.ParsePosition(pos)
+						_, _ = fmt.Sscanf(index, "%x", &h.Place.Index)
+					}
+				}
+				out = append(out, h)
+			}
+			return out
+		},
+	}
+}
+
+func TestTheBrokerInProcessKeepsTheRulesOfAnUpsertSink(t *testing.T) {
+	b, err := broker.Start(broker.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	topics := 0
+	sinktest.RunUpsert(t, func(t *testing.T) sinktest.UpsertBackend {
+		topics++
+		topic := fmt.Sprintf("out-%d", topics)
+		if err := b.CreateTopic(topic, 3, nil); err != nil {
+			t.Fatal(err)
+		}
+		return backend(t, b.Addr, topic)
+	})
+}
+
+func TestProbeAndWritesSayWhatIsWrong(t *testing.T) {
+	b, err := broker.Start(broker.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	s, err := New(Config{Brokers: []string{b.Addr}, Topic: "nope"}, Options{Name: "search"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "there is no topic nope; create it") {
+		t.Errorf("probe returns %v", err)
+	}
+}
+
+func TestValidateNamesEveryProblem(t *testing.T) {
+	err := (&Config{Value: "xml", Delay: -1, MaxMessage: 5}).Validate()
+	for _, want := range []string{"topic is empty", "brokers", "value is", "delay is", "max_message is 5"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing in: %v", want, err)
+		}
+	}
+	if err := (&Config{Key: "nope"}).CheckSchema(newSchema(t)); err == nil {
+		t.Error("an unknown key column is accepted")
+	}
+}
+
+func ExampleRepeats() {
+	message := func(partition, position string) *kgo.Record {
+		return &kgo.Record{Headers: []kgo.RecordHeader{
+			{Key: PartitionHeader, Value: []byte(partition)}, {Key: PositionHeader, Value: []byte(position)},
+		}}
+	}
+	var seen Repeats
+	fmt.Println(seen.Repeated(message("clicks-0", "0000000000000007-00000000")))
+	fmt.Println(seen.Repeated(message("clicks-1", "0000000000000007-00000000")))
+	fmt.Println(seen.Repeated(message("clicks-0", "0000000000000007-00000001")))
+	fmt.Println(seen.Repeated(message("clicks-0", "0000000000000007-00000000")))
+	// Output:
+	// false
+	// false
+	// false
+	// true
+}
+
+// BenchmarkSink is the whole way of an event to a broker in this process, which counts too.
+func BenchmarkSink(b *testing.B) {
+	srv, err := broker.Start(broker.Options{Topics: []string{"out"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer srv.Close()
+	s, err := New(Config{Brokers: []string{srv.Addr}, Topic: "out"}, Options{Name: "search"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	schema := newSchema(b)
+	w, err := s.Writer(stream.Tenure{Partition: "p", Schema: schema})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Close()
+	events := sinktest.Events(schema)(0, 512)
+	n := 0
+	for b.Loop() {
+		w.Write(events)
+		n += len(events)
+		if w.Buffered() > 16<<20 {
+			if err := w.Wait(b.Context(), 8<<20); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/event")
+}
