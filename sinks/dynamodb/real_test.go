@@ -4,6 +4,7 @@ package dynamodb
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -44,7 +45,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.next.ServeHTTP(httptest.NewRecorder(), r)
 		panic(http.ErrAbortHandler)
 	case sinktest.Hang:
-		_, _ = r.Body.Read(make([]byte, 1<<20)) // only then the server notices that the client goes
+		_, _ = io.Copy(io.Discard, r.Body) // only at its end the server begins to notice that the client goes
 		<-r.Context().Done()
 		panic(http.ErrAbortHandler)
 	}
