@@ -177,10 +177,9 @@ func New(cfg Config, o Options) (*Sink, error) {
 	s := &Sink{cfg: cfg, o: o, layout: l, script: nameOf(script), connecting: make(chan struct{}, 1)}
 	s.options = rueidis.ClientOption{
 		InitAddress: cfg.Addresses, Username: cfg.Username, Password: cfg.Password, SelectDB: cfg.Database, ClientName: "millrace",
-		Dialer:            net.Dialer{Timeout: 5 * time.Second},
-		DisableCache:      true, // nothing is read
-		DisableRetry:      true, // the loop does that
-		PipelineMultiplex: -1,   // one connection to a server; it runs one script at a time anyway
+		Dialer:       net.Dialer{Timeout: 5 * time.Second},
+		DisableCache: true, // nothing is read
+		DisableRetry: true, // the loop does that
 	}
 	if cfg.TLS != nil {
 		if s.options.TLSConfig, err = cfg.TLS.Load(); err != nil {
