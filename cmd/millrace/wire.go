@@ -15,6 +15,7 @@ import (
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/opensearch"
 	"github.com/millrace-io/millrace/sinks/parquet"
+	"github.com/millrace-io/millrace/sinks/redis"
 	"github.com/millrace-io/millrace/sources/collect/kafkalog"
 	"github.com/millrace-io/millrace/sources/collect/kinesislog"
 	"github.com/millrace-io/millrace/sources/collect/natslog"
@@ -186,8 +187,17 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
 			return kafkasink.New(*cfg, kafkasink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log})
 		})
+	case c.Is("redis"):
+		cfg := new(redis.Config)
+		if c.Into(cfg) && p.schema != nil {
+			c.Reject(cfg.CheckSchema(p.schema))
+		}
+		removes := p.removes(s, true)
+		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+			return redis.New(*cfg, redis.Options{Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Log: log})
+		})
 	default:
-		c.Unknown("sink", "kinesis", "nats", "redis", "http")
+		c.Unknown("sink", "kinesis", "nats", "http")
 	}
 }
 

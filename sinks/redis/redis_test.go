@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/rueidis"
 	"go.uber.org/goleak"
 
@@ -35,14 +36,27 @@ func newSchema(t testing.TB, declared ...stream.Column) *stream.Schema {
 	return s
 }
 
-// start is a server in this process.
-func start(t testing.TB) *miniredis.Miniredis {
+// startCluster is a server in this process that says it is a cluster of one.
+func startCluster(t testing.TB) *miniredis.Miniredis {
 	t.Helper()
 	m := miniredis.NewMiniRedis()
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.Close)
+	return m
+}
+
+// start is a server in this process that is none.
+func start(t testing.TB) *miniredis.Miniredis {
+	t.Helper()
+	m := startCluster(t)
+	m.Server().SetPreHook(func(c *server.Peer, command string, _ ...string) bool {
+		if command == "CLUSTER" {
+			c.WriteError("ERR This instance has cluster support disabled")
+		}
+		return command == "CLUSTER"
+	})
 	return m
 }
 
@@ -128,7 +142,11 @@ func backend(t *testing.T, address, prefix string) sinktest.UpsertBackend {
 }
 
 func TestTheServerInProcessKeepsTheRulesOfAnUpsertSink(t *testing.T) {
-	sinktest.RunUpsert(t, func(t *testing.T) sinktest.UpsertBackend { return backend(t, start(t).Addr(), "profile:") })
+	for name, start := range map[string]func(testing.TB) *miniredis.Miniredis{"alone": start, "cluster": startCluster} {
+		t.Run(name, func(t *testing.T) {
+			sinktest.RunUpsert(t, func(t *testing.T) sinktest.UpsertBackend { return backend(t, start(t).Addr(), "profile:") })
+		})
+	}
 }
 
 // now is the time of the first events.

@@ -117,7 +117,7 @@ func (s *Sink) meaning(err error) error {
 		return bulk.Refused(err)
 	case code == "NOAUTH", code == "WRONGPASS", says("invalid password", "AUTH <password> called without", "Client sent AUTH"):
 		return fatal("check username and password")
-	case code == "NOPERM", says("NOPERM", "ACL failure"):
+	case code == "NOPERM", says("NOPERM", "ACL failure", "user executing the script"):
 		return fatal(fmt.Sprintf("allow it: ACL SETUSER %s ~%s* +@connection +eval +evalsha +@hash +time +pexpire +pexpireat +persist, and for verify +scan", s.user(), s.cfg.Prefix))
 	case says("DB index", "SELECT is not allowed"):
 		return fatal(fmt.Sprintf("the server has no database %d; correct database", s.cfg.Database))
