@@ -23,7 +23,6 @@ type proxy struct {
 	mu     sync.Mutex
 	faults []sinktest.Fault
 	conns  map[net.Conn]struct{}
-	writes int // commands that ran the script on the server
 }
 
 func newProxy(t testing.TB, to string) *proxy {

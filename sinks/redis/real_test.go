@@ -12,6 +12,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/millrace-io/millrace/sinks/sinktest"
+	"github.com/millrace-io/millrace/sources/trust"
 	"github.com/millrace-io/millrace/stream"
 	server "github.com/millrace-io/millrace/testenv/redis"
 )
@@ -135,16 +136,9 @@ func TestRealRedisSaysWhoMayNotAndWhatToDo(t *testing.T) {
 	}
 }
 
-// The server inherits the locale of whoever runs the tests: with LC_ALL=en_US.UTF-8 Lua's own < has a before T, and no dashes.
-func TestRealRedisOrdersTextsByTheirBytes(t *testing.T) {
-	srv := startReal(t)
-	s := open(t, newProxy(t, srv.Addr), Config{}, Options{Ordering: stream.ByTime})
-	for _, partition := range []string{"Topic-1", "alpha-0", "Topic-1"} {
-		put(t, writer(t, s, partition), event(s, 1, nil))
-	}
-	if got := rows(t, srv.Addr)["ann"]["_partition"]; got != "alpha-0" {
-		t.Errorf("of equal times that of %s is the later one; want alpha-0", got)
-	}
+// The server inherits the locale of whoever runs the tests: with LC_ALL=en_US.UTF-8 Lua's own < has alpha before Topic.
+func TestRealRedisOrdersEqualTimesByThePartitionsBytes(t *testing.T) {
+	equalTimes(t, startReal(t).Addr)
 }
 
 func TestRealRedisAloneIsNoCluster(t *testing.T) {
@@ -154,6 +148,32 @@ func TestRealRedisAloneIsNoCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	fatal(t, s.Probe(t.Context()), "want one address")
+}
+
+func TestRealRedisIsWrittenOverTLSIfItIsTrusted(t *testing.T) {
+	srv, err := server.Start(t.Context(), server.Options{Dir: t.TempDir(), TLS: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(srv.Stop)
+	with := func(how *trust.TLS) *Sink {
+		s, err := New(Config{Addresses: []string{srv.Addr}, Key: "user", TLS: how}, Options{Name: "search", Schema: newSchema(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Idle)
+		return s
+	}
+	trusting := with(&trust.TLS{CA: srv.CA})
+	if err := trusting.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	put(t, writer(t, trusting, "p"), event(trusting, 1, nil))
+	for name, how := range map[string]*trust.TLS{"of an unknown authority": {}, "without TLS": nil} {
+		if err := with(how).Probe(t.Context()); err == nil {
+			t.Errorf("%s: it is fine", name)
+		}
+	}
 }
 
 func TestRealRedisThatIsFullTakesTheWritesOnceItHasRoom(t *testing.T) {

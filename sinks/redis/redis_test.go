@@ -22,6 +22,25 @@ import (
 	"github.com/millrace-io/millrace/stream"
 )
 
+// Mutations seen red (line broken -> test):
+//
+//	script.lua: no comparison -> Rules/AReplayChangesNothing
+//	script.lua: partitions are not compared -> Rules/AKeyThatMovedKeepsItsNewestEvent
+//	script.lua: equal times are later, or never -> EqualTimesAreOrderedByThePartitionsBytes
+//	script.lua: Lua's own < -> RealRedisOrdersEqualTimesByThePartitionsBytes, with LC_ALL=en_US.UTF-8
+//	script.lua: no event is past its end -> ARowEndsAfterItsEventAndDoesNotComeBack
+//	script.lua: no PERSIST, no PEXPIRE -> AMarkGoesAndARowAfterItStays
+//	script.lua: old fields stay -> Rules/DeletedStaysDeleted, ANewerEventReplacesAllOfARow
+//	script.lua: DEL before HSET -> RealRedisThatIsFullTakesTheWritesOnceItHasRoom
+//	script.lua: the position is written first -> RealRedisSaysWhoMayNotAndWhatToDo
+//	ends: the log's time counts -> ARowEndsAfterItsEventAndDoesNotComeBack
+//	checkFloat: all floats are numbers -> WhatIsNoRowIsADeadLetterWithItsReason
+//	Send: no second run -> AServerThatForgotTheScriptGetsItAgain
+//	Send: nothing is cut -> Rules/CloseDuringAWriteEndsAtOnce
+//	connect: nothing is cut -> CloseEndsAtOnceWhileAServerDoesNotAnswerTheFirstWord
+//	meaning: WRONGTYPE is sent again -> WhatIsNoRowIsADeadLetterWithItsReason
+//	scan: the prefix is a pattern; judge: nothing is ahead, no row ended -> ACheckFindsWhatWasDoneByHand
+
 // A cluster's client asks for its map up to a second after a connection ended, even once it is closed; it can connect no more then.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"))
@@ -272,6 +291,18 @@ func TestANewerEventReplacesAllOfARow(t *testing.T) {
 	put(t, w, event(narrow, 2, nil))
 	if got := m.HGet("ann", "url"); got != "by hand" {
 		t.Errorf("an equal event writes %q", got)
+	}
+}
+
+func TestEqualTimesAreOrderedByThePartitionsBytes(t *testing.T) { equalTimes(t, start(t).Addr()) }
+
+func equalTimes(t *testing.T, address string) {
+	s := open(t, newProxy(t, address), Config{}, Options{Ordering: stream.ByTime})
+	for _, partition := range []string{"Topic-1", "alpha-0", "Topic-1"} {
+		put(t, writer(t, s, partition), event(s, 1, nil))
+	}
+	if got := rows(t, address)["ann"]["_partition"]; got != "alpha-0" {
+		t.Errorf("of equal times that of %s is the later one; want alpha-0", got)
 	}
 }
 

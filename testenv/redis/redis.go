@@ -5,6 +5,7 @@ package redis
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace-io/millrace/testenv/authority"
 	"github.com/millrace-io/millrace/testenv/child"
 )
 
@@ -30,11 +32,15 @@ type Options struct {
 
 	// Cluster makes it a node of a cluster, which the caller puts together.
 	Cluster bool
+
+	// TLS makes it speak TLS only, with clients that need no certificate.
+	TLS bool
 }
 
 // Server is a running server.
 type Server struct {
 	Addr string // host:port
+	CA   string // PEM file of who signed the server's certificate; empty without TLS
 
 	dir     string
 	process *child.Process
@@ -49,7 +55,6 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{Addr: fmt.Sprintf("127.0.0.1:%d", ports[0]), dir: o.Dir}
 	settings := []string{
 		"bind 127.0.0.1",
-		fmt.Sprintf("port %d", ports[0]),
 		fmt.Sprintf("dir %q", o.Dir),
 		"daemonize no",
 		"save \"\"",
@@ -59,6 +64,21 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	}
 	if o.Cluster {
 		settings = append(settings, "cluster-enabled yes", fmt.Sprintf("cluster-port %d", ports[1]), "cluster-node-timeout 2000")
+	}
+	if o.TLS {
+		a, err := authority.New(o.Dir)
+		if err != nil {
+			return nil, err
+		}
+		cert, key, _, err := a.Issue("redis")
+		if err != nil {
+			return nil, err
+		}
+		s.CA = a.CA
+		settings = append(settings, "port 0", fmt.Sprintf("tls-port %d", ports[0]), fmt.Sprintf("tls-cert-file %q", cert), fmt.Sprintf("tls-key-file %q", key),
+			fmt.Sprintf("tls-ca-cert-file %q", a.CA), "tls-auth-clients no")
+	} else {
+		settings = append(settings, fmt.Sprintf("port %d", ports[0]))
 	}
 	text := strings.Join(append(settings, o.Settings...), "\n") + "\n"
 	if err := os.WriteFile(s.path("redis.conf"), []byte(text), 0o600); err != nil {
@@ -95,9 +115,16 @@ func (s *Server) Kill() { s.process.Kill() }
 
 func (s *Server) path(name string) string { return filepath.Join(s.dir, name) }
 
+func (s *Server) dial(ctx context.Context) (net.Conn, error) {
+	if s.CA != "" {
+		return (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", s.Addr) // only to see whether it is up
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", s.Addr)
+}
+
 // answers says whether the server is done with loading. One that wants a password first is.
 func (s *Server) answers(ctx context.Context) error {
-	c, err := new(net.Dialer).DialContext(ctx, "tcp", s.Addr)
+	c, err := s.dial(ctx)
 	if err != nil {
 		return err
 	}
