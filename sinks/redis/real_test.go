@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/millrace-io/millrace/sinks/bulk"
 	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/sources/trust"
 	"github.com/millrace-io/millrace/stream"
@@ -291,4 +292,37 @@ func TestRealClusterTakesTheRowsOnAllItsNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	fatal(t, other.Probe(t.Context()), "no database 1")
+}
+
+// BenchmarkRealSink is the whole way of an event, of 512 users, to a server that writes its file without waiting for the disk.
+func BenchmarkRealSink(b *testing.B) {
+	srv, err := server.Start(b.Context(), server.Options{Dir: b.TempDir(), Settings: []string{"appendfsync everysec"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer srv.Stop()
+	schema := newSchema(b)
+	s, err := New(Config{Addresses: []string{srv.Addr}, Key: "user", Prefix: "profile:"}, Options{Name: "search", Schema: schema})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Idle()
+	w := writer(b, s, "p").(*bulk.Writer)
+	defer w.Close()
+	events := sinktest.Events(schema)(0, 512)
+	for i, e := range events {
+		e.Values[stream.User] = stream.StringValue(fmt.Sprint("user-", i))
+	}
+	n := 0
+	for b.Loop() {
+		for i, e := range events {
+			e.Record.Pos = stream.OffsetPosition(uint64(n + i))
+		}
+		w.Write(events)
+		n += len(events)
+		if err := w.Wait(b.Context(), 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/event")
 }

@@ -512,26 +512,3 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		}
 	}
 }
-
-// BenchmarkSink is the whole way of an event to a server in this process, which counts too.
-func BenchmarkSink(b *testing.B) {
-	p := newProxy(b, start(b).Addr())
-	s := open(b, p, Config{Prefix: "profile:"}, Options{})
-	w := writer(b, s, "p").(*bulk.Writer)
-	events := sinktest.Events(s.o.Schema)(0, 512)
-	for i, e := range events {
-		e.Values[stream.User] = stream.StringValue(fmt.Sprint("user-", i))
-	}
-	n := 0
-	for b.Loop() {
-		for i, e := range events {
-			e.Record.Pos = stream.OffsetPosition(uint64(n + i))
-		}
-		w.Write(events)
-		n += len(events)
-		if err := w.Wait(b.Context(), 0); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/event")
-}
