@@ -5,7 +5,7 @@
 // A message's Nats-Msg-Id is made of the pipeline, the sink, the partition and the position, so that the stream stores one that
 // comes again within its duplicate window once. What comes again later, after a crash with a long way back to the commit, is
 // there twice: give the stream a duplicate window (duplicates) as long as the parquet sink's roll.age, or drop repeats where
-// they are read, by the headers. See package sinks/origin, and ExampleRepeats there.
+// they are read, by the headers: see sinks/origin.Repeats.
 //
 // Messages of one key are stored in the log's order, whatever fails: one is published when the one before it is acknowledged.
 // Messages of other keys do not wait for that, so one key alone has a message for each round trip. While nothing fails, all

@@ -79,7 +79,7 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 	// What is buffered would be sent still, whatever the context: closing it is the way out.
 	defer context.AfterFunc(ctx, c.Close)()
 	r := request{s, c, items, make([]jetstream.PubAckFuture, len(items))}
-	n, cause := len(items), 0 // how many are published, and which one ended that
+	n, cause := len(items), 0  // how many are published, and which one ended that
 	before := map[string]int{} // number of the last message of a key
 	for i, it := range items {
 		key := s.ordered(it.Key)
