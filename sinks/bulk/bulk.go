@@ -53,7 +53,7 @@ type Item struct {
 
 	writer  *Writer
 	number  uint64 // in the order of the writer's writes
-	hash    uint64 // of Key
+	hash    uint64 // of Key, with LogOrder of Partition
 	size    int64  // heap bytes, about
 	arrived time.Time
 	older   *Item // of the same key; written with this one: see Newest
@@ -87,6 +87,7 @@ const (
 	Newest                // a later write replaces the earlier ones: of those that wait, only the newest is sent
 	OneByOne              // all are sent, one after the other, never two in one request
 	InTurn                // all are sent; a request may hold several, and the Target keeps their order: once one fails, so do the later ones
+	LogOrder              // as InTurn, for all writes of a partition of the source, whatever their keys
 )
 
 // Options of a loop.
@@ -96,7 +97,7 @@ type Options struct {
 	Delay   time.Duration // longest that a write waits for company; default 100 ms
 	Items   int           // most writes of one request; default 1,000
 	Bytes   int           // most bytes of the bodies of one request; a larger body goes alone; default 4 MiB
-	Lanes   int           // requests at once; a key is always in the same lane; default 4
+	Lanes   int           // requests at once; a key, with LogOrder a partition, is always in the same lane; default 4
 	Timeout time.Duration // of one request; default 30 s
 
 	// Jitter is the random part of a back-off, as stream.Config's.

@@ -28,6 +28,7 @@ import (
 //	aside: a held key goes on; release: all of the chain -> EveryWriteIsSettledOnceInOrderUnderAllFaults
 //	putBack: behind what has to be repeated already -> EveryWriteIsSettledOnceInOrderUnderAllFaults
 //	withdraw: the flight is not waited for -> CloseEndsARequestThatHangsAndTheOthersWritesGoOn
+//	hash: LogOrder by the key -> EveryWriteIsSettledOnceInOrderUnderAllFaults
 //	landed: no poke -> AFatalErrorReachesTheEngine (hangs)
 
 func TestMain(m *testing.M) {
@@ -100,16 +101,25 @@ func (s *server) Send(ctx context.Context, items []*bulk.Item) error {
 	}
 	stopped := map[string]bool{}
 	for _, it := range items {
-		if s.order == bulk.InTurn && stopped[string(it.Key)] && it.Err == nil {
+		of := ordered(s.order, it.Partition, string(it.Key))
+		if (s.order == bulk.InTurn || s.order == bulk.LogOrder) && stopped[of] && it.Err == nil {
 			it.Err = errBusy
 		}
 		if it.Err != nil {
-			stopped[string(it.Key)] = stopped[string(it.Key)] || errors.Is(it.Err, errBusy)
+			stopped[of] = stopped[of] || errors.Is(it.Err, errBusy)
 			continue
 		}
 		s.applied = append(s.applied, *it)
 	}
 	return err
+}
+
+// ordered is what a write has an order with.
+func ordered(order bulk.Order, partition, key string) string {
+	if order == bulk.LogOrder {
+		return partition
+	}
+	return key
 }
 
 var (
@@ -423,7 +433,7 @@ func TestWithdrawGivesBackWhatIsNotAcknowledgedInOrder(t *testing.T) {
 // TestEveryWriteIsSettledOnceInOrderUnderAllFaults throws seeded faults at all orders: whole requests and single writes that
 // fail, lost answers, refusals, requests that are too large, tenures that end.
 func TestEveryWriteIsSettledOnceInOrderUnderAllFaults(t *testing.T) {
-	for _, order := range []bulk.Order{bulk.Any, bulk.Newest, bulk.OneByOne, bulk.InTurn} {
+	for _, order := range []bulk.Order{bulk.Any, bulk.Newest, bulk.OneByOne, bulk.InTurn, bulk.LogOrder} {
 		for seed := range uint64(150) {
 			synctest.Test(t, func(t *testing.T) { stormy(t, order, seed) })
 		}
@@ -518,22 +528,25 @@ func stormy(t *testing.T, order bulk.Order, seed uint64) {
 	other.Close()
 }
 
-// check compares the effects with what was written: all, or the newest of each key; in order per key, but for repeats.
+// check compares the effects with what was written: all, or the newest of each key; in order per key or partition, but for repeats.
 func check(t *testing.T, target *server, order bulk.Order, want []string, detours bool) {
 	t.Helper()
 	seen := map[string]int{}
 	last := map[string]string{}
 	newest := map[string]string{}
 	at := map[string]int{}
+	of := func(body string) string {
+		key, _, _ := strings.Cut(body, ":")
+		return ordered(order, "p", key)
+	}
 	for i, v := range want {
-		key, _, _ := strings.Cut(v, ":")
-		newest[key], at[v] = v, i
+		newest[of(v)], at[v] = v, i
 	}
 	for _, body := range target.bodies() {
 		if body[0] == 'o' {
 			continue
 		}
-		key, _, _ := strings.Cut(body, ":")
+		key := of(body)
 		if order != bulk.Any && !detours && seen[body] == 0 && last[key] != "" && at[body] < at[last[key]] {
 			t.Errorf("%s takes effect after %s", body, last[key])
 		}
@@ -541,8 +554,7 @@ func check(t *testing.T, target *server, order bulk.Order, want []string, detour
 		last[key] = body
 	}
 	for _, v := range want {
-		key, _, _ := strings.Cut(v, ":")
-		if seen[v] == 0 && (order != bulk.Newest || newest[key] == v) {
+		if seen[v] == 0 && (order != bulk.Newest || newest[of(v)] == v) {
 			t.Errorf("%s is lost", v)
 		}
 	}

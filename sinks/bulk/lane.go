@@ -441,7 +441,7 @@ func (l *lane) release(items []*Item) {
 			continue
 		}
 		n := min(1, len(h.chain))
-		if l.sink.o.Order == InTurn {
+		if l.sink.o.Order == InTurn || l.sink.o.Order == LogOrder {
 			n = len(h.chain)
 		}
 		for _, free := range h.chain[:n] {

@@ -94,7 +94,7 @@ func (w *Writer) put(items []*Item) {
 		it.writer, it.number = w, w.numbers
 		w.numbers++
 		it.size = it.Size()
-		it.hash = maphash.Bytes(w.sink.seed, it.Key)
+		it.hash = w.sink.hash(it)
 		bytes += it.size
 	}
 	w.mu.Lock()
@@ -103,6 +103,14 @@ func (w *Writer) put(items []*Item) {
 	w.mu.Unlock()
 	w.sink.stats.waits(len(items), bytes)
 	w.sink.distribute(items, w.byLane)
+}
+
+// hash is of what it has an order with: the writes of its key, or of its partition.
+func (s *Sink) hash(it *Item) uint64 {
+	if s.o.Order == LogOrder {
+		return maphash.String(s.seed, it.Partition)
+	}
+	return maphash.Bytes(s.seed, it.Key)
 }
 
 // distribute gives items to the lanes: by key, or, where keys do not matter, all to the next one.

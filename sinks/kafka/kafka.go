@@ -2,10 +2,8 @@
 //
 // The producer is idempotent, so that a request that is repeated within one life of the process is stored once. After a crash
 // what was written and not committed is written again; so every message says where it comes from, and a consumer drops what it
-// has seen. Of the messages with one millrace-partition, millrace-position only grows: a message whose position is not after
-// the last one of its partition is a repeat (its text order is log order). See ExampleRepeated.
-//
-// Messages of one key keep their order. There is no transactional mode: a transaction of the producer would have to hold the
+// has seen: see Repeats. Of the messages with one millrace-partition in a partition of the topic, millrace-position only
+// grows, but for repeats (its text order is log order); so messages of one key keep their order. There is no transactional mode: a transaction of the producer would have to hold the
 // group's offset commit, which is the source's, and the engine decides by that commit alone.
 package kafka
 
@@ -25,6 +23,7 @@ import (
 
 	"github.com/millrace-io/millrace/sinks/bulk"
 	"github.com/millrace-io/millrace/sinks/document"
+	"github.com/millrace-io/millrace/sinks/origin"
 	"github.com/millrace-io/millrace/sources/kafka"
 	"github.com/millrace-io/millrace/sources/trust"
 	"github.com/millrace-io/millrace/stream"
@@ -32,9 +31,9 @@ import (
 
 // Headers of every message.
 const (
-	PipelineHeader  = "millrace-pipeline"
-	PartitionHeader = "millrace-partition" // of the source
-	PositionHeader  = "millrace-position"  // stream.Place.Version: position and index
+	PipelineHeader  = origin.PipelineHeader
+	PartitionHeader = origin.PartitionHeader
+	PositionHeader  = origin.PositionHeader
 )
 
 // Config is one topic.
@@ -45,7 +44,7 @@ type Config struct {
 	SASL    *kafka.SASL `yaml:"sasl"`    // default: none
 
 	// Key is what decides a message's partition and order: a column, by name or alias. Default: the record's key. A message
-	// without one goes to any partition.
+	// without one goes to a partition by its position, so that it goes there too when it comes again.
 	Key string `yaml:"key"`
 
 	// Value is what a message holds: json (default), the event as package document has it; or record, the bytes as they came.
@@ -153,15 +152,46 @@ func New(cfg Config, o Options) (*Sink, error) {
 	}
 	s := &Sink{cfg: cfg, o: o, options: append(options,
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // as Kafka's own clients do
+		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil)}), // keys as Kafka's own clients do
 		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytes(int32(cfg.MaxMessage)+1024),
 		kgo.ProducerLinger(0), // the loop has waited
 		kgo.MaxBufferedRecords(1<<20),
 		kgo.AllowIdempotentProduceCancellation(), // what is given up is written again, as after a crash
 	)}
-	s.Sink = bulk.New(s, bulk.Options{Name: o.Name, Order: bulk.InTurn, Delay: cfg.Delay, Items: 10_000, Bytes: 8 << 20, Log: o.Log})
+	s.Sink = bulk.New(s, bulk.Options{Name: o.Name, Order: bulk.LogOrder, Delay: cfg.Delay, Items: 10_000, Bytes: 8 << 20, Log: o.Log})
 	return s, nil
+}
+
+// partitioner gives a message without a key a partition by its position: to readers, one that came elsewhere when it was sent
+// before would be new, and one that now comes after later ones a repeat.
+type partitioner struct{ kgo.Partitioner }
+
+// ForTopic implements kgo.Partitioner.
+func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
+	return topicPartitioner{p.Partitioner.ForTopic(topic)}
+}
+
+type topicPartitioner struct{ kgo.TopicPartitioner }
+
+// RequiresConsistency implements kgo.TopicPartitioner.
+func (topicPartitioner) RequiresConsistency(*kgo.Record) bool { return true }
+
+// Partition implements kgo.TopicPartitioner.
+func (p topicPartitioner) Partition(r *kgo.Record, n int) int {
+	if r.Key == nil {
+		r = &kgo.Record{Key: header(r, PositionHeader)}
+	}
+	return p.TopicPartitioner.Partition(r, n)
+}
+
+func header(r *kgo.Record, name string) []byte {
+	for _, h := range r.Headers {
+		if h.Key == name {
+			return h.Value
+		}
+	}
+	return nil
 }
 
 // Encoder returns the encoder of one tenure.
@@ -238,8 +268,8 @@ func (s *Sink) connected() (*kgo.Client, error) {
 	return s.client, nil
 }
 
-// Send produces items and waits for the brokers. Kafka keeps the order of a key: within a partition messages are stored in
-// turn, and once one fails so do those behind it.
+// Send produces items and waits for the brokers. Within a partition of the topic Kafka stores messages in turn, and once one
+// fails so do those behind it.
 func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 	client, err := s.connected()
 	if err != nil {
@@ -305,30 +335,24 @@ func (s *Sink) Probe(ctx context.Context) error {
 	return nil
 }
 
-// Repeats tells which messages of a topic were there before. The zero value is ready to use by one goroutine; it holds the
-// last position of each partition of the source.
-type Repeats struct{ last map[string]string }
+// Repeats tells which messages of topics were there before, whatever their partitions. A reader has to see each partition from
+// some point on; a topic has one sink. The zero value is ready to use by one goroutine.
+type Repeats struct{ logs map[log]*origin.Repeats }
+
+// log is a partition of a topic.
+type log struct {
+	topic     string
+	partition int32
+}
 
 // Repeated says that a message comes again, by its headers. A message without them never does.
 func (r *Repeats) Repeated(m *kgo.Record) bool {
-	var partition, position string
-	for _, h := range m.Headers {
-		switch h.Key {
-		case PartitionHeader:
-			partition = string(h.Value)
-		case PositionHeader:
-			position = string(h.Value)
-		}
+	at := log{m.Topic, m.Partition}
+	if r.logs == nil {
+		r.logs = map[log]*origin.Repeats{}
 	}
-	if position == "" {
-		return false
+	if r.logs[at] == nil {
+		r.logs[at] = new(origin.Repeats)
 	}
-	if r.last == nil {
-		r.last = map[string]string{}
-	}
-	if position <= r.last[partition] {
-		return true
-	}
-	r.last[partition] = position
-	return false
+	return r.logs[at].Repeated(string(header(m, PipelineHeader)), string(header(m, PartitionHeader)), string(header(m, PositionHeader)))
 }

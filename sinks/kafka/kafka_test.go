@@ -27,7 +27,8 @@ import (
 //	Send: no position header -> Rules/AReplayChangesNothing
 //	meaning: a message that is too large is sent again -> WhatIsTooLargeIsADeadLetter (hangs)
 //	New: Order Any -> Rules/AStormOfFaultsLosesNothing (order)
-//	Repeated: any position is new -> RepeatsAreTold
+//	New: Order InTurn -> RepeatsDropNothingThatIsNew
+//	New: messages without a key go to any partition -> RepeatsDropNothingThatIsNew
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -273,4 +274,63 @@ func BenchmarkSink(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/event")
+}
+
+// A reader with Repeats has every event once, in order for each partition of the source, whatever the keys.
+func TestRepeatsDropNothingThatIsNew(t *testing.T) {
+	b, err := broker.Start(broker.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	for _, key := range []string{"user", "country"} { // the second is null: messages without a key
+		t.Run(key, func(t *testing.T) {
+			if err := b.CreateTopic(key, 3, nil); err != nil {
+				t.Fatal(err)
+			}
+			f := new(faulty)
+			schema := newSchema(t)
+			run := func(faults ...sinktest.Fault) {
+				f.fail(faults...)
+				s, err := New(Config{Brokers: []string{b.Addr}, Topic: key, Key: key, Delay: time.Microsecond}, Options{Name: "out", dial: f.dial})
+				if err != nil {
+					t.Fatal(err)
+				}
+				w, err := s.Writer(stream.Tenure{Partition: "p", Schema: schema})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer w.Close()
+				for n := range uint64(200) {
+					events := sinktest.Events(schema)(n*10, 10)
+					for i, e := range events {
+						e.Values[stream.User], e.Values[stream.Country] = stream.StringValue(fmt.Sprint(i)), stream.Value{}
+					}
+					w.Write(events)
+				}
+				if _, err := w.Flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			run(sinktest.LostAnswer, sinktest.Unavailable, sinktest.LostAnswer)
+			run() // all of it once more
+			var seen Repeats
+			fresh := 0
+			last := map[int32]string{}
+			for _, m := range messages(t, b.Addr, key) {
+				if seen.Repeated(m) {
+					continue
+				}
+				fresh++
+				position := string(header(m, PositionHeader))
+				if position < last[m.Partition] {
+					t.Fatalf("%s comes after %s", position, last[m.Partition])
+				}
+				last[m.Partition] = position
+			}
+			if fresh != 2000 {
+				t.Errorf("a reader has %d messages; want 2000", fresh)
+			}
+		})
+	}
 }

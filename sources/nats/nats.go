@@ -181,7 +181,7 @@ func (s *Source) open(ctx context.Context) (*connection, error) {
 		close(*c.again.Swap(&next))
 	}), nats.ErrorHandler(c.asyncError(s.log)))
 	if c.Conn, err = nats.Connect(s.cfg.URL, append(opts, s.connect...)...); err != nil {
-		return nil, s.refusal(err)
+		return nil, refusal(s.cfg.URL, err)
 	}
 	if err := s.inspect(ctx, c); err != nil {
 		c.Close()
@@ -203,11 +203,11 @@ func (c *connection) asyncError(log *slog.Logger) nats.ErrHandler {
 }
 
 // refusal says what to do about an error of the first contact.
-func (s *Source) refusal(err error) error {
+func refusal(url string, err error) error {
 	if f := denied(err); f != err {
 		return f
 	}
-	return fmt.Errorf("NATS server %s does not answer; check url and tls: %w", redact(s.cfg.URL), err)
+	return fmt.Errorf("NATS server %s does not answer; check url and tls: %w", redact(url), err)
 }
 
 // denied is err as a FatalError if it is about who we are, or about a stream or bucket that is gone; else err.
