@@ -33,6 +33,10 @@ import (
 //	leave: the limit stays -> ATableThatThrottlesIsAskedLess
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asStub) != "" {
+		fmt.Fprintln(os.Stderr, beStub())
+		return
+	}
 	os.Unsetenv("AWS_CA_BUNDLE") // every client would read all of its certificates, for servers that speak plain HTTP
 	goleak.VerifyTestMain(m)
 }

@@ -1,14 +1,11 @@
 package dynamodb
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -16,7 +13,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
@@ -27,11 +24,14 @@ import (
 
 // connection is what the SDK's environment says.
 type connection struct {
-	client      *dynamodb.Client
-	endpoint    string
+	client   *dynamodb.Client
+	endpoint endpoint
+	wire     interface { // *wire or *proxied
+		call(ctx context.Context, s *signer, operation string, body []byte) (int, []byte, error)
+		closeIdle()
+	}
 	region      string
 	credentials aws.CredentialsProvider
-	signer      *v4.Signer
 }
 
 // load reads the environment and ~/.aws.
@@ -44,16 +44,36 @@ func (s *Sink) load() (*connection, error) {
 	if cfg.Region == "" {
 		return nil, stream.Fatal(fmt.Errorf("%s: no region; set AWS_REGION to the table's", s))
 	}
-	c := &connection{client: dynamodb.NewFromConfig(cfg), region: cfg.Region, credentials: cfg.Credentials, signer: v4.NewSigner()}
-	if base := c.client.Options().BaseEndpoint; base != nil {
-		c.endpoint = *base
+	c := &connection{client: dynamodb.NewFromConfig(cfg), region: cfg.Region, credentials: cfg.Credentials}
+	where := aws.ToString(c.client.Options().BaseEndpoint)
+	if where == "" {
+		e, err := dynamodb.NewDefaultEndpointResolverV2().ResolveEndpoint(ctx, dynamodb.EndpointParameters{Region: &cfg.Region})
+		if err != nil {
+			return nil, stream.Fatal(fmt.Errorf("%s: no endpoint for region %s: %w", s, cfg.Region, err))
+		}
+		where = e.URI.String()
+	}
+	if c.endpoint, err = parseEndpoint(where); err != nil {
+		return nil, stream.Fatal(fmt.Errorf("%s: the endpoint: %w", s, err))
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	if b, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok { // it knows AWS_CA_BUNDLE
+		transport = b.GetTransport()
+	}
+	if proxy, err := transport.Proxy(&http.Request{URL: c.endpoint.url}); proxy != nil || err != nil {
+		transport.MaxIdleConns, transport.MaxIdleConnsPerHost, transport.DisableCompression = 0, s.cfg.Requests, true
+		transport.ForceAttemptHTTP2 = false // DynamoDB has none
+		c.wire = &proxied{c.endpoint, &http.Client{Transport: transport}}
 		return c, nil
 	}
-	e, err := dynamodb.NewDefaultEndpointResolverV2().ResolveEndpoint(ctx, dynamodb.EndpointParameters{Region: &cfg.Region})
-	if err != nil {
-		return nil, stream.Fatal(fmt.Errorf("%s: no endpoint for region %s: %w", s, cfg.Region, err))
+	w := &wire{endpoint: c.endpoint}
+	if c.endpoint.url.Scheme == "https" {
+		w.tls = &tls.Config{MinVersion: tls.VersionTLS12}
+		if t := transport.TLSClientConfig; t != nil {
+			w.tls.RootCAs = t.RootCAs
+		}
 	}
-	c.endpoint = e.URI.String()
+	c.wire = w
 	return c, nil
 }
 
@@ -86,11 +106,11 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 	return nil
 }
 
-// caller makes calls with one set of credentials.
+// caller makes calls for some minutes, with one set of credentials.
 type caller struct {
 	*Sink
 	*connection
-	credentials aws.Credentials
+	signer *signer
 }
 
 func (s *Sink) caller(ctx context.Context) (caller, error) {
@@ -102,7 +122,10 @@ func (s *Sink) caller(ctx context.Context) (caller, error) {
 	if err != nil {
 		return caller{}, fmt.Errorf("AWS credentials: %w", err)
 	}
-	return caller{s, c, credentials}, nil
+	if !headerSafe(credentials.AccessKeyID) || !headerSafe(credentials.SessionToken) {
+		return caller{}, stream.Fatal(errors.New("AWS credentials: the access key or the session token has a line end or another control character in it"))
+	}
+	return caller{s, c, newSigner(c.endpoint, credentials, c.region, time.Now())}, nil
 }
 
 // write writes some items in one call, and says whether it was throttled.
@@ -215,27 +238,12 @@ func scalar(v map[string]any) string {
 
 // do makes one call. An answer that is no success is an *answerError.
 func (c caller) do(ctx context.Context, operation string, body []byte) ([]byte, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint, bytes.NewReader(body))
-	if err != nil {
-		return nil, stream.Fatal(err)
-	}
-	r.Header["Content-Type"] = []string{"application/x-amz-json-1.0"}
-	r.Header["X-Amz-Target"] = []string{"DynamoDB_20120810." + operation}
-	sum := sha256.Sum256(body)
-	if err := c.signer.SignHTTP(ctx, c.credentials, r, hex.EncodeToString(sum[:]), "dynamodb", c.region, time.Now()); err != nil {
-		return nil, fmt.Errorf("sign: %w", err)
-	}
-	answer, err := c.http.Do(r)
+	status, text, err := c.wire.call(ctx, c.signer, operation, body)
 	if err != nil {
 		return nil, err
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return nil, err
-	}
-	if answer.StatusCode != http.StatusOK {
-		return nil, newAnswerError(operation, answer.StatusCode, text)
+	if status != http.StatusOK {
+		return nil, newAnswerError(operation, status, text)
 	}
 	return text, nil
 }
