@@ -291,6 +291,7 @@ func (c *checking) ask(ctx context.Context, operation string, request, answer an
 	if err != nil {
 		return err
 	}
+	defer call.calls.end()
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	text, err := call.do(ctx, operation, body)

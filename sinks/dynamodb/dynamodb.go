@@ -169,7 +169,7 @@ func New(cfg Config, o Options) (*Sink, error) {
 // Idle lets go of the connections.
 func (s *Sink) Idle() {
 	if c, err := s.connect(); err == nil {
-		c.wire.closeIdle()
+		c.transport.closeIdle()
 	}
 }
 

@@ -2,7 +2,6 @@ package dynamodb
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,12 +23,9 @@ import (
 
 // connection is what the SDK's environment says.
 type connection struct {
-	client   *dynamodb.Client
-	endpoint endpoint
-	wire     interface { // *wire or *proxied
-		call(ctx context.Context, s *signer, operation string, body []byte) (int, []byte, error)
-		closeIdle()
-	}
+	client      *dynamodb.Client
+	endpoint    endpoint
+	transport   transport
 	region      string
 	credentials aws.CredentialsProvider
 }
@@ -56,24 +52,11 @@ func (s *Sink) load() (*connection, error) {
 	if c.endpoint, err = parseEndpoint(where); err != nil {
 		return nil, stream.Fatal(fmt.Errorf("%s: the endpoint: %w", s, err))
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
+	settings := http.DefaultTransport.(*http.Transport).Clone()
 	if b, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok { // it knows AWS_CA_BUNDLE
-		transport = b.GetTransport()
+		settings = b.GetTransport()
 	}
-	if proxy, err := transport.Proxy(&http.Request{URL: c.endpoint.url}); proxy != nil || err != nil {
-		transport.MaxIdleConns, transport.MaxIdleConnsPerHost, transport.DisableCompression = 0, s.cfg.Requests, true
-		transport.ForceAttemptHTTP2 = false // DynamoDB has none
-		c.wire = &proxied{c.endpoint, &http.Client{Transport: transport}}
-		return c, nil
-	}
-	w := &wire{endpoint: c.endpoint}
-	if c.endpoint.url.Scheme == "https" {
-		w.tls = &tls.Config{MinVersion: tls.VersionTLS12}
-		if t := transport.TLSClientConfig; t != nil {
-			w.tls.RootCAs = t.RootCAs
-		}
-	}
-	c.wire = w
+	c.transport = newTransport(c.endpoint, settings, s.cfg.Requests)
 	return c, nil
 }
 
@@ -86,30 +69,56 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 	if err != nil {
 		return err
 	}
+	left := &queue{items: items, size: 1}
+	if s.layout.identity {
+		left.size = batchItems
+	}
 	var running sync.WaitGroup
 	defer running.Wait()
-	size := 1
-	if s.layout.identity {
-		size = batchItems
-	}
-	for len(items) > 0 {
-		some := items[:min(size, len(items))]
-		items = items[len(some):]
+	for some := left.next(); len(some) > 0; some = left.next() {
 		if err := s.pace.enter(ctx); err != nil {
-			for _, it := range append(some, items...) {
-				it.Err = err
+			for ; len(some) > 0; some = left.next() {
+				for _, it := range some {
+					it.Err = err
+				}
 			}
 			return nil
 		}
-		running.Go(func() { s.pace.leave(call.write(ctx, some)) })
+		running.Go(func() {
+			defer s.pace.leave()
+			call := call
+			call.calls = call.transport.session()
+			defer call.calls.end()
+			for n := 1; len(some) > 0 && s.pace.judge(call.write(ctx, some), n); n++ {
+				some = left.next()
+			}
+		})
 	}
 	return nil
+}
+
+// queue is what is left of the items of one Send.
+type queue struct {
+	size int // of one call
+
+	mu    sync.Mutex
+	items []*bulk.Item
+}
+
+// next takes the items of the next call, none at the end.
+func (q *queue) next() []*bulk.Item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	some := q.items[:min(q.size, len(q.items))]
+	q.items = q.items[len(some):]
+	return some
 }
 
 // caller makes calls for some minutes, with one set of credentials.
 type caller struct {
 	*Sink
 	*connection
+	calls  calls
 	signer *signer
 }
 
@@ -125,7 +134,7 @@ func (s *Sink) caller(ctx context.Context) (caller, error) {
 	if !headerSafe(credentials.AccessKeyID) || !headerSafe(credentials.SessionToken) {
 		return caller{}, stream.Fatal(errors.New("AWS credentials: the access key or the session token has a line end or another control character in it"))
 	}
-	return caller{s, c, newSigner(c.endpoint, credentials, c.region, time.Now())}, nil
+	return caller{s, c, c.transport.session(), newSigner(c.endpoint, credentials, c.region, time.Now())}, nil
 }
 
 // write writes some items in one call, and says whether it was throttled.
@@ -238,7 +247,7 @@ func scalar(v map[string]any) string {
 
 // do makes one call. An answer that is no success is an *answerError.
 func (c caller) do(ctx context.Context, operation string, body []byte) ([]byte, error) {
-	status, text, err := c.wire.call(ctx, c.signer, operation, body)
+	status, text, err := c.calls.call(ctx, c.signer, operation, body)
 	if err != nil {
 		return nil, err
 	}

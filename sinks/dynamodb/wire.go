@@ -47,6 +47,36 @@ func parseEndpoint(text string) (endpoint, error) {
 	}, nil
 }
 
+// transport makes calls.
+type transport interface {
+	session() calls
+	closeIdle()
+}
+
+// newTransport takes the proxy and the certificates from settings, for as many calls at once.
+func newTransport(e endpoint, settings *http.Transport, most int) transport {
+	if proxy, err := settings.Proxy(&http.Request{URL: e.url}); proxy != nil || err != nil {
+		settings.MaxIdleConns, settings.MaxIdleConnsPerHost, settings.DisableCompression = 0, most, true
+		settings.ForceAttemptHTTP2 = false // DynamoDB has none
+		return &proxied{e, &http.Client{Transport: settings}}
+	}
+	w := &wire{endpoint: e}
+	if e.url.Scheme == "https" {
+		w.tls = &tls.Config{MinVersion: tls.VersionTLS12}
+		if t := settings.TLSClientConfig; t != nil {
+			w.tls.RootCAs = t.RootCAs
+		}
+	}
+	return w
+}
+
+// calls follow each other, all with the same context.
+type calls interface {
+	// call makes one call and returns the answer's status and body.
+	call(ctx context.Context, s *signer, operation string, body []byte) (int, []byte, error)
+	end()
+}
+
 // wire is HTTP/1.1 as far as calls of DynamoDB need it: POSTs with a body in memory to one endpoint, over connections that stay
 // open. net/http takes more processor time for a write than all else together: see BenchmarkSink.
 type wire struct {
@@ -60,11 +90,10 @@ type wire struct {
 // conn is one connection. One call at a time uses it.
 type conn struct {
 	net.Conn
-	r        *bufio.Reader
-	out      []byte // scratch
-	sign     signing
-	deadline time.Time // that is set
-	reused   bool      // a call was answered before
+	r      *bufio.Reader
+	out    []byte // scratch
+	sign   signing
+	reused bool // a call was answered before
 }
 
 // errSilent says that a connection ended before the answer's first byte.
@@ -73,29 +102,71 @@ var errSilent = errors.New("the server closed the connection without an answer")
 // maxAnswer is more than any call's answer has: 16 MB of items, and their JSON.
 const maxAnswer = 64 << 20
 
-// call makes one call and returns the answer's status and body. Where the server closed a connection that was idle, the call
+// session is calls on one connection, while it lasts.
+type session struct {
+	*wire
+	conn *conn
+	stop func() bool // ends the context's watch over conn
+}
+
+func (w *wire) session() calls { return &session{wire: w} }
+
+// call makes one call. Where the server closed a connection that was idle, the call
 // goes out again on a new one: every call here may be repeated.
-func (w *wire) call(ctx context.Context, s *signer, operation string, body []byte) (int, []byte, error) {
-	c := w.take()
+func (l *session) call(ctx context.Context, s *signer, operation string, body []byte) (int, []byte, error) {
+	if l.conn == nil {
+		l.use(ctx, l.take())
+	}
 	for {
-		if c == nil {
-			var err error
-			if c, err = w.dial(ctx); err != nil {
+		if l.conn == nil {
+			c, err := l.dial(ctx)
+			if err != nil {
 				return 0, nil, err
 			}
+			l.use(ctx, c)
 		}
-		status, text, keep, err := c.call(ctx, w.endpoint, s, operation, body)
+		c := l.conn
+		status, text, keep, err := c.call(l.endpoint, s, operation, body)
 		if keep {
 			c.reused = true
-			w.put(c)
 			return status, text, nil
 		}
-		_ = c.Close()
+		l.drop()
+		if errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil {
+			return 0, nil, cmp.Or(ctx.Err(), context.DeadlineExceeded)
+		}
 		if !c.reused || !errors.Is(err, errSilent) {
 			return status, text, err
 		}
-		c = nil
 	}
+}
+
+// use makes c, which may be nil, the session's connection.
+func (l *session) use(ctx context.Context, c *conn) {
+	if l.conn = c; c == nil {
+		return
+	}
+	deadline, _ := ctx.Deadline()
+	_ = c.SetDeadline(deadline)
+	l.stop = context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+}
+
+func (l *session) drop() {
+	l.stop()
+	_ = l.conn.Close()
+	l.conn = nil
+}
+
+// end gives the connection back.
+func (l *session) end() {
+	if l.conn == nil {
+		return
+	}
+	if !l.stop() { // its deadline may change at any time
+		_ = l.conn.Close()
+		return
+	}
+	l.put(l.conn)
 }
 
 // take is an idle connection, nil where there is none.
@@ -137,24 +208,13 @@ func (w *wire) dial(ctx context.Context) (*conn, error) {
 	return &conn{Conn: c, r: bufio.NewReader(c)}, nil
 }
 
-// call makes one call. The connection can be kept if keep says so.
-func (c *conn) call(ctx context.Context, e endpoint, s *signer, operation string, body []byte) (status int, text []byte, keep bool, err error) {
-	if deadline, _ := ctx.Deadline(); deadline != c.deadline { // the calls of one Send share theirs
-		c.deadline = deadline
-		_ = c.SetDeadline(deadline)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+// call makes one call. The connection can be used again if keep says so.
+func (c *conn) call(e endpoint, s *signer, operation string, body []byte) (status int, text []byte, keep bool, err error) {
 	c.out = append(c.sign.appendHead(c.out[:0], s, e, operation, body), body...)
 	_, wrote := c.Write(c.out)
 	status, text, keep, err = c.answer() // even if the request was not taken as a whole: it may say why
 	if err != nil && wrote != nil {
 		err = fmt.Errorf("%w: %w", err, wrote)
-	}
-	if !stop() || errors.Is(err, os.ErrDeadlineExceeded) {
-		keep = false
-		if err != nil {
-			err = cmp.Or(ctx.Err(), context.DeadlineExceeded)
-		}
 	}
 	if err != nil {
 		err = fmt.Errorf("%s at %s: %w", operation, e.host, err)
@@ -165,9 +225,6 @@ func (c *conn) call(ctx context.Context, e endpoint, s *signer, operation string
 // answer reads one.
 func (c *conn) answer() (status int, text []byte, keep bool, err error) {
 	if _, err := c.r.Peek(1); err != nil {
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return 0, nil, false, err
-		}
 		return 0, nil, false, fmt.Errorf("%w: %w", errSilent, err)
 	}
 	h := head{}
@@ -262,15 +319,19 @@ func (c *conn) trailer() error {
 	}
 }
 
-// proxied is the wire where the environment wants a proxy before the endpoint, which is net/http's business.
+// proxied is the transport where the environment wants a proxy before the endpoint, which is net/http's business.
 type proxied struct {
 	endpoint
 	http *http.Client
 }
 
+func (p *proxied) session() calls { return p }
+
+func (p *proxied) end() {}
+
 func (p *proxied) closeIdle() { p.http.CloseIdleConnections() }
 
-// call is wire's.
+// call is session's.
 func (p *proxied) call(ctx context.Context, s *signer, operation string, body []byte) (int, []byte, error) {
 	head := new(signing).appendHead(nil, s, p.endpoint, operation, body)
 	r, err := http.ReadRequest(bufio.NewReader(io.MultiReader(bytes.NewReader(head), bytes.NewReader(body))))
