@@ -84,17 +84,19 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 			}
 			return nil
 		}
-		running.Go(func() {
-			defer s.pace.leave()
-			call := call
-			call.calls = call.transport.session()
-			defer call.calls.end()
-			for n := 1; len(some) > 0 && s.pace.judge(call.write(ctx, some), n); n++ {
-				some = left.next()
-			}
-		})
+		running.Go(func() { call.work(ctx, some, left) })
 	}
 	return nil
+}
+
+// work writes items, and what is left, in the place that was entered for them and as long as it may.
+func (c caller) work(ctx context.Context, items []*bulk.Item, left *queue) {
+	defer c.pace.leave()
+	c.calls = c.transport.session()
+	defer c.calls.end()
+	for n := 1; len(items) > 0 && c.pace.judge(c.write(ctx, items), n); n++ {
+		items = left.next()
+	}
 }
 
 // queue is what is left of the items of one Send.

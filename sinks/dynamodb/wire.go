@@ -58,7 +58,7 @@ func newTransport(e endpoint, settings *http.Transport, most int) transport {
 	if proxy, err := settings.Proxy(&http.Request{URL: e.url}); proxy != nil || err != nil {
 		settings.MaxIdleConns, settings.MaxIdleConnsPerHost, settings.DisableCompression = 0, most, true
 		settings.ForceAttemptHTTP2 = false // DynamoDB has none
-		return &proxied{e, &http.Client{Transport: settings}}
+		return &viaProxy{e, &http.Client{Transport: settings}}
 	}
 	w := &wire{endpoint: e}
 	if e.url.Scheme == "https" {
@@ -319,20 +319,20 @@ func (c *conn) trailer() error {
 	}
 }
 
-// proxied is the transport where the environment wants a proxy before the endpoint, which is net/http's business.
-type proxied struct {
+// viaProxy is the transport where the environment wants a proxy before the endpoint, which is net/http's business.
+type viaProxy struct {
 	endpoint
 	http *http.Client
 }
 
-func (p *proxied) session() calls { return p }
+func (p *viaProxy) session() calls { return p }
 
-func (p *proxied) end() {}
+func (p *viaProxy) end() {}
 
-func (p *proxied) closeIdle() { p.http.CloseIdleConnections() }
+func (p *viaProxy) closeIdle() { p.http.CloseIdleConnections() }
 
 // call is session's.
-func (p *proxied) call(ctx context.Context, s *signer, operation string, body []byte) (int, []byte, error) {
+func (p *viaProxy) call(ctx context.Context, s *signer, operation string, body []byte) (int, []byte, error) {
 	head := new(signing).appendHead(nil, s, p.endpoint, operation, body)
 	r, err := http.ReadRequest(bufio.NewReader(io.MultiReader(bytes.NewReader(head), bytes.NewReader(body))))
 	if err != nil {
