@@ -9,7 +9,28 @@ import (
 )
 
 func appendTimestamp(dst []byte, us int64) []byte {
-	return time.UnixMicro(us).UTC().AppendFormat(dst, "2006-01-02T15:04:05.000000Z")
+	t := time.UnixMicro(us).UTC()
+	year, month, day := t.Date()
+	if year < 0 || year > 9999 {
+		return t.AppendFormat(dst, "2006-01-02T15:04:05.000000Z")
+	}
+	hour, minute, second := t.Clock()
+	// Digit by digit: a document has several times, and AppendFormat takes three times as long.
+	dst = append(appendDigits(dst, year, 1000), '-')
+	dst = append(appendDigits(dst, int(month), 10), '-')
+	dst = append(appendDigits(dst, day, 10), 'T')
+	dst = append(appendDigits(dst, hour, 10), ':')
+	dst = append(appendDigits(dst, minute, 10), ':')
+	dst = append(appendDigits(dst, second, 10), '.')
+	return append(appendDigits(dst, t.Nanosecond()/1000, 100_000), 'Z')
+}
+
+// appendDigits appends n, which is not negative, from its digit of that unit on.
+func appendDigits(dst []byte, n, unit int) []byte {
+	for ; unit > 0; unit /= 10 {
+		dst = append(dst, byte('0'+n/unit%10))
+	}
+	return dst
 }
 
 func appendDecimal(dst []byte, unscaled int64, scale int) []byte {

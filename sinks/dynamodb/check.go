@@ -38,9 +38,6 @@ func (s *Sink) Check(ctx context.Context, l stream.Lake, deep bool) (stream.Sink
 		return r, nil, err
 	}
 	c := checking{Sink: s, lake: l, want: want, report: &r, more: map[stream.ProblemKind]int{}}
-	if c.call, err = s.caller(ctx); err != nil {
-		return r, nil, err
-	}
 	if deep {
 		err = c.scan(ctx)
 	} else {
@@ -139,7 +136,6 @@ func normalNumber(text string) string {
 // checking is one Check under way.
 type checking struct {
 	*Sink
-	call     caller
 	lake     stream.Lake
 	want     map[string]expected // that were not found yet
 	report   *stream.SinkReport
@@ -291,7 +287,14 @@ func (c *checking) ask(ctx context.Context, operation string, request, answer an
 	if err != nil {
 		return err
 	}
-	text, err := c.call.do(ctx, operation, body)
+	call, err := c.caller(ctx) // again for each: a table's scan takes longer than a signature lives
+	if err != nil {
+		return err
+	}
+	defer call.calls.end()
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	text, err := call.do(ctx, operation, body)
 	if err != nil {
 		return fmt.Errorf("table %s: %w", c.Sink, err)
 	}

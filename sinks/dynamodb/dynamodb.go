@@ -1,8 +1,8 @@
 // Package dynamodb writes events to a DynamoDB table as items that always have the newest event's values, ahead of the commit.
 //
 // Reading order: this file (Config, Sink), encode.go (what an event becomes), value.go (its values), send.go (conditional
-// writes and batches, and what their answers mean), pace.go (the table's limiter), setup.go (checks), compare.go (reading
-// back).
+// writes and batches, and what their answers mean), sign.go and wire.go (how calls go out), pace.go (the table's limiter),
+// setup.go (checks), check.go (reading back).
 //
 // An item holds absolute values, never sums that a replay would add again, and where they come from: _partition, _position
 // and _time. Every write is conditional: it takes effect only if its event is later than the item's, as
@@ -13,8 +13,9 @@
 // A deleted item stays as a mark (_deleted) with its place in the log, or a late write would bring it back; give the table a
 // TTL to be rid of marks, and leave them out when you read.
 //
-// Of Amazon's SDK this package uses the configuration, the credentials, the signer and the calls on tables. Writes have a
-// short path of their own: the SDK's middleware takes several times the processor time that a write has here.
+// Of Amazon's SDK this package uses the configuration, the credentials and the calls on tables. Writes have a short path of
+// their own, with their own signatures and HTTP/1.1: the SDK's middleware and net/http take several times the processor time that
+// a write has here.
 package dynamodb
 
 import (
@@ -23,7 +24,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -137,7 +137,6 @@ type Sink struct {
 	cfg    Config
 	o      Options
 	layout *layout
-	http   *http.Client
 	pace   *pace
 
 	connect func() (*connection, error)
@@ -157,10 +156,7 @@ func New(cfg Config, o Options) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConns, transport.MaxIdleConnsPerHost, transport.DisableCompression = 0, cfg.Requests, true
-	transport.ForceAttemptHTTP2 = false // DynamoDB has none
-	s := &Sink{cfg: cfg, o: o, layout: l, http: &http.Client{Transport: transport}, pace: newPace(cfg.Requests)}
+	s := &Sink{cfg: cfg, o: o, layout: l, pace: newPace(cfg.Requests)}
 	s.connect = sync.OnceValues(s.load)
 	options := bulk.Options{Name: o.Name, Order: bulk.Newest, Delay: cfg.Delay, Items: 500, Timeout: cfg.Timeout, Log: o.Log}
 	if l.identity {
@@ -171,7 +167,11 @@ func New(cfg Config, o Options) (*Sink, error) {
 }
 
 // Idle lets go of the connections.
-func (s *Sink) Idle() { s.http.CloseIdleConnections() }
+func (s *Sink) Idle() {
+	if c, err := s.connect(); err == nil {
+		c.transport.closeIdle()
+	}
+}
 
 // Encoder returns the encoder of one tenure.
 func (s *Sink) Encoder(t stream.Tenure) (bulk.Encoder, error) {

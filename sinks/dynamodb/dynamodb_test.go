@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -30,9 +31,15 @@ import (
 //	expires: from now -> TheTimeToLiveCountsFromTheEvent
 //	fitsNumber: any -> NumbersAreExactOrRefused
 //	Encode: a deleted item is an item -> Rules/DeletedStaysDeleted
-//	leave: the limit stays -> ATableThatThrottlesIsAskedLess
+//	judge: the limit stays -> ATableThatThrottlesIsAskedLess
+//	judge: the limit does not count -> APlaceIsLeftForOthersAndWhereTheTableThrottles
+//	judge: who waits does not count -> APlaceIsLeftForOthersAndWhereTheTableThrottles (hangs)
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asStub) != "" {
+		fmt.Fprintln(os.Stderr, beStub())
+		return
+	}
 	os.Unsetenv("AWS_CA_BUNDLE") // every client would read all of its certificates, for servers that speak plain HTTP
 	goleak.VerifyTestMain(m)
 }
@@ -404,6 +411,42 @@ func TestATableThatThrottlesIsAskedLess(t *testing.T) {
 	}
 	if n := len(items(t, s)); n != 200 {
 		t.Errorf("%d items; want 200", n)
+	}
+}
+
+func TestAPlaceIsLeftForOthersAndWhereTheTableThrottles(t *testing.T) {
+	p := newPace(4)
+	for range 4 {
+		if err := p.enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !p.judge(false, 1000) {
+		t.Error("a place is left though nobody waits")
+	}
+	if p.judge(true, 1) {
+		t.Error("a place is kept though the table throttles")
+	}
+	p.leave()
+	p.leave()
+	if !p.judge(false, 1) {
+		t.Error("a place is left though the limit is kept")
+	}
+	p = newPace(1)
+	if err := p.enter(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	entered := make(chan error)
+	go func() { entered <- p.enter(t.Context()) }()
+	for p.judge(false, 1000) { // until the other one waits
+		runtime.Gosched()
+	}
+	if !p.judge(false, 1) {
+		t.Error("a place is left after one write")
+	}
+	p.leave()
+	if err := <-entered; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -11,52 +11,66 @@ import (
 type pace struct {
 	most int
 
-	mu     sync.Mutex
-	limit  float64
-	flying int
-	cut    time.Time     // when the limit was lowered last
-	freed  chan struct{} // closed and replaced when there may be room
+	mu      sync.Mutex
+	limit   float64
+	flying  int
+	cut     time.Time     // when the limit was lowered last
+	waiting int           // for room
+	freed   chan struct{} // closed and replaced when there may be room and somebody waits
 }
 
-// cutEvery is how often the limit is lowered at most: the answers to one burst count once.
-const cutEvery = 100 * time.Millisecond
+const (
+	cutEvery = 100 * time.Millisecond // how often the limit is lowered at most: the answers to one burst count once
+	inTurn   = 16                     // how many writes follow each other in one place while others wait
+)
 
 func newPace(most int) *pace {
 	return &pace{most: most, limit: float64(most), freed: make(chan struct{})}
 }
 
-// enter waits for room for one write.
+// enter waits for a place, for one write after the other.
 func (p *pace) enter(ctx context.Context) error {
-	for {
-		p.mu.Lock()
-		if p.flying < max(1, int(p.limit)) {
-			p.flying++
-			p.mu.Unlock()
-			return nil
-		}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.flying >= max(1, int(p.limit)) {
 		freed := p.freed
+		p.waiting++
 		p.mu.Unlock()
 		select {
 		case <-freed:
 		case <-ctx.Done():
-			return ctx.Err()
+		}
+		p.mu.Lock()
+		p.waiting--
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 	}
+	p.flying++
+	return nil
 }
 
-// leave ends a write.
-func (p *pace) leave(throttled bool) {
+// judge ends a write, the n-th in its place, and says that another one may follow there. If not, the place has to be left.
+func (p *pace) judge(throttled bool, n int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !throttled {
+		p.limit = min(float64(p.most), p.limit+1/max(1, p.limit))
+	} else if now := time.Now(); now.Sub(p.cut) > cutEvery {
+		p.limit, p.cut = max(1, p.limit*0.7), now
+	}
+	return p.flying <= max(1, int(p.limit)) && (p.waiting == 0 || n < inTurn)
+}
+
+// leave gives up a place.
+func (p *pace) leave() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.flying--
-	switch now := time.Now(); {
-	case !throttled:
-		p.limit = min(float64(p.most), p.limit+1/max(1, p.limit))
-	case now.Sub(p.cut) > cutEvery:
-		p.limit, p.cut = max(1, p.limit*0.7), now
+	if p.waiting > 0 {
+		close(p.freed)
+		p.freed = make(chan struct{})
 	}
-	close(p.freed)
-	p.freed = make(chan struct{})
 }
 
 // allowed is how many writes may be under way.

@@ -1,14 +1,10 @@
 package dynamodb
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -16,7 +12,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 
@@ -28,10 +24,10 @@ import (
 // connection is what the SDK's environment says.
 type connection struct {
 	client      *dynamodb.Client
-	endpoint    string
+	endpoint    endpoint
+	transport   transport
 	region      string
 	credentials aws.CredentialsProvider
-	signer      *v4.Signer
 }
 
 // load reads the environment and ~/.aws.
@@ -44,16 +40,23 @@ func (s *Sink) load() (*connection, error) {
 	if cfg.Region == "" {
 		return nil, stream.Fatal(fmt.Errorf("%s: no region; set AWS_REGION to the table's", s))
 	}
-	c := &connection{client: dynamodb.NewFromConfig(cfg), region: cfg.Region, credentials: cfg.Credentials, signer: v4.NewSigner()}
-	if base := c.client.Options().BaseEndpoint; base != nil {
-		c.endpoint = *base
-		return c, nil
+	c := &connection{client: dynamodb.NewFromConfig(cfg), region: cfg.Region, credentials: cfg.Credentials}
+	where := aws.ToString(c.client.Options().BaseEndpoint)
+	if where == "" {
+		e, err := dynamodb.NewDefaultEndpointResolverV2().ResolveEndpoint(ctx, dynamodb.EndpointParameters{Region: &cfg.Region})
+		if err != nil {
+			return nil, stream.Fatal(fmt.Errorf("%s: no endpoint for region %s: %w", s, cfg.Region, err))
+		}
+		where = e.URI.String()
 	}
-	e, err := dynamodb.NewDefaultEndpointResolverV2().ResolveEndpoint(ctx, dynamodb.EndpointParameters{Region: &cfg.Region})
-	if err != nil {
-		return nil, stream.Fatal(fmt.Errorf("%s: no endpoint for region %s: %w", s, cfg.Region, err))
+	if c.endpoint, err = parseEndpoint(where); err != nil {
+		return nil, stream.Fatal(fmt.Errorf("%s: the endpoint: %w", s, err))
 	}
-	c.endpoint = e.URI.String()
+	settings := http.DefaultTransport.(*http.Transport).Clone()
+	if b, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok { // it knows AWS_CA_BUNDLE
+		settings = b.GetTransport()
+	}
+	c.transport = newTransport(c.endpoint, settings, s.cfg.Requests)
 	return c, nil
 }
 
@@ -66,31 +69,59 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 	if err != nil {
 		return err
 	}
+	left := &queue{items: items, size: 1}
+	if s.layout.identity {
+		left.size = batchItems
+	}
 	var running sync.WaitGroup
 	defer running.Wait()
-	size := 1
-	if s.layout.identity {
-		size = batchItems
-	}
-	for len(items) > 0 {
-		some := items[:min(size, len(items))]
-		items = items[len(some):]
+	for some := left.next(); len(some) > 0; some = left.next() {
 		if err := s.pace.enter(ctx); err != nil {
-			for _, it := range append(some, items...) {
-				it.Err = err
+			for ; len(some) > 0; some = left.next() {
+				for _, it := range some {
+					it.Err = err
+				}
 			}
 			return nil
 		}
-		running.Go(func() { s.pace.leave(call.write(ctx, some)) })
+		running.Go(func() { call.work(ctx, some, left) })
 	}
 	return nil
 }
 
-// caller makes calls with one set of credentials.
+// work writes items, and what is left, in the place that was entered for them and as long as it may.
+func (c caller) work(ctx context.Context, items []*bulk.Item, left *queue) {
+	defer c.pace.leave()
+	c.calls = c.transport.session()
+	defer c.calls.end()
+	for n := 1; len(items) > 0 && c.pace.judge(c.write(ctx, items), n); n++ {
+		items = left.next()
+	}
+}
+
+// queue is what is left of the items of one Send.
+type queue struct {
+	size int // of one call
+
+	mu    sync.Mutex
+	items []*bulk.Item
+}
+
+// next takes the items of the next call, none at the end.
+func (q *queue) next() []*bulk.Item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	some := q.items[:min(q.size, len(q.items))]
+	q.items = q.items[len(some):]
+	return some
+}
+
+// caller makes calls for some minutes, with one set of credentials.
 type caller struct {
 	*Sink
 	*connection
-	credentials aws.Credentials
+	calls  calls
+	signer *signer
 }
 
 func (s *Sink) caller(ctx context.Context) (caller, error) {
@@ -102,7 +133,10 @@ func (s *Sink) caller(ctx context.Context) (caller, error) {
 	if err != nil {
 		return caller{}, fmt.Errorf("AWS credentials: %w", err)
 	}
-	return caller{s, c, credentials}, nil
+	if !headerSafe(credentials.AccessKeyID) || !headerSafe(credentials.SessionToken) {
+		return caller{}, stream.Fatal(errors.New("AWS credentials: the access key or the session token has a line end or another control character in it"))
+	}
+	return caller{s, c, c.transport.session(), newSigner(c.endpoint, credentials, c.region, time.Now())}, nil
 }
 
 // write writes some items in one call, and says whether it was throttled.
@@ -215,27 +249,12 @@ func scalar(v map[string]any) string {
 
 // do makes one call. An answer that is no success is an *answerError.
 func (c caller) do(ctx context.Context, operation string, body []byte) ([]byte, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint, bytes.NewReader(body))
-	if err != nil {
-		return nil, stream.Fatal(err)
-	}
-	r.Header["Content-Type"] = []string{"application/x-amz-json-1.0"}
-	r.Header["X-Amz-Target"] = []string{"DynamoDB_20120810." + operation}
-	sum := sha256.Sum256(body)
-	if err := c.signer.SignHTTP(ctx, c.credentials, r, hex.EncodeToString(sum[:]), "dynamodb", c.region, time.Now()); err != nil {
-		return nil, fmt.Errorf("sign: %w", err)
-	}
-	answer, err := c.http.Do(r)
+	status, text, err := c.calls.call(ctx, c.signer, operation, body)
 	if err != nil {
 		return nil, err
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return nil, err
-	}
-	if answer.StatusCode != http.StatusOK {
-		return nil, newAnswerError(operation, answer.StatusCode, text)
+	if status != http.StatusOK {
+		return nil, newAnswerError(operation, status, text)
 	}
 	return text, nil
 }

@@ -67,7 +67,7 @@ func (o options) collect(ctx context.Context) error {
 		return err
 	}
 	figures := figuresOf(cmd, wall)
-	stored, err := offsets(ctx, brokerAddr)
+	stored, err := offsets(ctx, brokerAddr, "clicks")
 	if err != nil {
 		return err
 	}
@@ -144,13 +144,13 @@ func percentile(ds []time.Duration, p int) time.Duration {
 }
 
 // offsets is how many records the topic has.
-func offsets(ctx context.Context, addr string) (int64, error) {
+func offsets(ctx context.Context, addr, topic string) (int64, error) {
 	client, err := kgo.NewClient(kgo.SeedBrokers(addr))
 	if err != nil {
 		return 0, err
 	}
 	defer client.Close()
-	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, "clicks")
+	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topic)
 	if err != nil {
 		return 0, err
 	}

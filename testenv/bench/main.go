@@ -40,6 +40,9 @@ type options struct {
 	out      string
 	collects bool
 	clients  int
+	stub     string // be a server that answers at once
+	sinking  bool
+	only     string
 }
 
 func main() {
@@ -52,11 +55,18 @@ func main() {
 	flag.StringVar(&o.out, "out", "", "internal: the bare loop's file")
 	flag.BoolVar(&o.collects, "collect", false, "measure millrace collect instead: events over HTTP in batches of 20")
 	flag.IntVar(&o.clients, "clients", 16, "connections of -collect")
+	flag.BoolVar(&o.sinking, "sinks", false, "measure millrace with each upsert sink instead, and with three sinks together")
+	flag.StringVar(&o.only, "only", "", "of -sinks: the cases whose name has this in it, beside parquet; -profile is of them")
+	flag.StringVar(&o.stub, "stub", "", "internal: be a server that answers at once: opensearch or dynamodb")
 	flag.Parse()
 	err := error(nil)
 	switch {
 	case o.bare != "":
 		err = bareLoop(o)
+	case o.stub != "":
+		err = beStub(context.Background(), o.stub)
+	case o.sinking:
+		err = o.sinks(context.Background())
 	case o.collects:
 		err = o.collect(context.Background())
 	default:
@@ -107,7 +117,7 @@ func (o options) corpus(ctx context.Context, dir, bin string, agents int) error 
 		return err
 	}
 	defer stop(store)
-	bytes, err := o.load(ctx, brokerAddr, agents)
+	bytes, err := o.load(ctx, brokerAddr, clicks.Config{Seed: 1, Agents: agents})
 	if err != nil {
 		return fmt.Errorf("load the broker: %w", err)
 	}
@@ -128,14 +138,14 @@ func (o options) corpus(ctx context.Context, dir, bin string, agents int) error 
 }
 
 // load fills the topic, an event's user choosing its partition.
-func (o options) load(ctx context.Context, addr string, agents int) (bytes int, err error) {
+func (o options) load(ctx context.Context, addr string, cfg clicks.Config) (bytes int, err error) {
 	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.DefaultProduceTopic("clicks"), kgo.MaxBufferedRecords(50_000),
 		kgo.ProducerBatchCompression(kgo.Lz4Compression()), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
 	if err != nil {
 		return 0, err
 	}
 	defer client.Close()
-	g := clicks.New(clicks.Config{Seed: 1, Agents: agents})
+	g := clicks.New(cfg)
 	failed := make(chan error, 1)
 	for n := range uint64(o.events) {
 		value := g.Append(make([]byte, 0, 640), n)
@@ -216,27 +226,11 @@ func (o options) measureMillrace(ctx context.Context, dir, broker, store string,
 	if err := os.WriteFile(file, fmt.Appendf(nil, pipeline, broker, admin), 0o666); err != nil {
 		return figures{}, err
 	}
-	env := append(os.Environ(), "AWS_ENDPOINT_URL_S3="+store, "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=local", "AWS_SECRET_ACCESS_KEY=localsecret")
-	cmd := exec.CommandContext(ctx, o.millrace, "run", "--log-level", "warn", file)
-	cmd.Stderr, cmd.Env = os.Stderr, env
-	began := time.Now()
-	if err := cmd.Start(); err != nil {
+	env := append(os.Environ(), storeEnv(store)...)
+	f, err := o.runToEnd(ctx, file, admin, env, agents == 14)
+	if err != nil {
 		return figures{}, err
 	}
-	if o.profile != "" && agents == 14 {
-		go saveProfile(ctx, admin, o.profile)
-	}
-	waited := o.await(ctx, admin)
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return figures{}, err
-	}
-	if err := cmd.Wait(); err != nil {
-		return figures{}, err
-	}
-	if waited != nil {
-		return figures{}, waited
-	}
-	f := figuresOf(cmd, time.Since(began))
 	verify := exec.CommandContext(ctx, o.millrace, "verify", "--deep", file)
 	verify.Env, verify.Stderr = env, os.Stderr
 	text, err := verify.Output()
