@@ -193,7 +193,9 @@ func faulty(s *server.Server, faults ...sinktest.Fault) {
 		case sinktest.Throttled:
 			return server.Fault{Error: "ProvisionedThroughputExceededException"}
 		case sinktest.Partial:
-			return server.Fault{Fail: func(i int) string { return []string{"", "ProvisionedThroughputExceededException", "", "InternalFailure"}[i%4] }}
+			return server.Fault{Fail: func(i int) string {
+				return []string{"", "ProvisionedThroughputExceededException", "", "InternalFailure"}[i%4]
+			}}
 		case sinktest.Hang:
 			return server.Fault{Hang: make(chan struct{}), Cut: true}
 		}
