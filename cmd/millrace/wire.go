@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-io/millrace/sinks/deadletter"
 	"github.com/millrace-io/millrace/sinks/dynamodb"
 	kafkasink "github.com/millrace-io/millrace/sinks/kafka"
+	kinesissink "github.com/millrace-io/millrace/sinks/kinesis"
 	natssink "github.com/millrace-io/millrace/sinks/nats"
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/opensearch"
@@ -197,6 +198,15 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
 			return redis.New(*cfg, redis.Options{Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Log: log})
 		})
+	case c.Is("kinesis"):
+		cfg := new(kinesissink.Config)
+		if c.Into(cfg) && p.schema != nil {
+			c.Reject(cfg.CheckSchema(p.schema))
+		}
+		p.removes(s, false)
+		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+			return kinesissink.New(*cfg, kinesissink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log})
+		})
 	case c.Is("nats"):
 		cfg := new(natssink.Config)
 		if c.Into(cfg) && p.schema != nil {
@@ -207,7 +217,7 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 			return natssink.New(*cfg, natssink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log})
 		})
 	default:
-		c.Unknown("sink", "kinesis", "http")
+		c.Unknown("sink", "http")
 	}
 }
 

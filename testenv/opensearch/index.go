@@ -349,7 +349,8 @@ func (f field) refuses(v any) string {
 		_, err = strconv.ParseFloat(text, 64)
 	case "boolean":
 		if text != "true" && text != "false" && text != "" {
-			err = fmt.Errorf("Failed to parse value [%s] as only [true] or [false] are allowed.", text) //nolint:staticcheck // the server's words
+			//lint:ignore ST1005 the server's words
+			err = fmt.Errorf("Failed to parse value [%s] as only [true] or [false] are allowed.", text)
 		}
 	case "date":
 		_, err = time.Parse(time.RFC3339Nano, text)

@@ -10,14 +10,10 @@
 package kinesislog
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/http"
@@ -31,6 +27,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
 
 	"github.com/millrace-io/millrace/sources/collect"
+	source "github.com/millrace-io/millrace/sources/kinesis"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -64,10 +61,9 @@ func (c *Config) Validate() error {
 
 // What PutRecords takes. A record counts with its partition key.
 const (
-	maxRecords     = 500
-	maxCallBytes   = 5 << 20
-	maxRecordBytes = 1 << 20
-	maxKey         = 256 // characters
+	maxRecords     = source.MaxCallRecords
+	maxCallBytes   = source.MaxCallBytes
+	maxRecordBytes = source.DefaultRecordBytes
 )
 
 const (
@@ -120,24 +116,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the AWS configuration: %w", err)
 	}
-	// The log repeats records, not calls: the SDK would repeat those that are stored already.
-	c := kinesis.NewFromConfig(sdk, func(o *kinesis.Options) { o.Retryer, o.HTTPClient = aws.NopRetryer{}, patient{o.HTTPClient} })
-	return newLog(cfg, c, log), nil
-}
-
-// patient sends a copy of the body. The SDK closes its own as soon as an answer comes; if net/http has not seen the body's end by
-// then, it drops the connection with the answer, and what is stored would be put again.
-type patient struct{ kinesis.HTTPClient }
-
-// Do implements kinesis.HTTPClient.
-func (p patient) Do(r *http.Request) (*http.Response, error) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return nil, err
-	}
-	r = r.Clone(r.Context())
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	return p.HTTPClient.Do(r)
+	return newLog(cfg, source.PutClient(sdk), log), nil
 }
 
 func newLog(cfg Config, c client, log *slog.Logger) *Log {
@@ -185,14 +164,10 @@ func (l *Log) forget() {
 
 // partitionKey is what Kinesis takes as one: 1 to 256 characters.
 func partitionKey(key string) string {
-	switch {
-	case key == "":
+	if key == "" {
 		return rand.Text()
-	case len(key) > maxKey: // bytes are at least as many as characters
-		sum := sha256.Sum256([]byte(key))
-		return hex.EncodeToString(sum[:])
 	}
-	return strings.ToValidUTF8(key, "\uFFFD")
+	return source.PartitionKey(key)
 }
 
 // enqueue lets items wait for a call, and begins as many calls as may be.
@@ -267,11 +242,7 @@ func pauseAfter(attempts int) time.Duration {
 // put makes one call and returns the items to be sent again, and how often the one that was sent most has been.
 func (l *Log) put(batch []*item) (failed []*item, attempts int) {
 	in := &kinesis.PutRecordsInput{Records: make([]types.PutRecordsRequestEntry, len(batch))}
-	if strings.HasPrefix(l.cfg.Stream, "arn:") {
-		in.StreamARN = &l.cfg.Stream
-	} else {
-		in.StreamName = &l.cfg.Stream
-	}
+	in.StreamName, in.StreamARN = source.StreamNamed(l.cfg.Stream)
 	for i, it := range batch {
 		in.Records[i] = it.entry
 	}
@@ -329,11 +300,7 @@ func isThrottle(err error) bool {
 // permission kinesis:DescribeStreamSummary.
 func (l *Log) Probe(ctx context.Context) error {
 	in := &kinesis.DescribeStreamSummaryInput{}
-	if strings.HasPrefix(l.cfg.Stream, "arn:") {
-		in.StreamARN = &l.cfg.Stream
-	} else {
-		in.StreamName = &l.cfg.Stream
-	}
+	in.StreamName, in.StreamARN = source.StreamNamed(l.cfg.Stream)
 	out, err := l.client.DescribeStreamSummary(ctx, in)
 	if err != nil {
 		err = fmt.Errorf("ask for stream %s: %w", l.cfg.Stream, err)
