@@ -347,16 +347,16 @@ func TestLargeEventsAreSentOrAreDeadLettersByTheStreamsLimit(t *testing.T) {
 		cfg       Config
 		dead, all int
 	}{
-		{"of 1 MiB", server.Options{}, Config{}, 4, 8},
-		{"of 10 MiB", server.Options{MaxRecord: 10 << 20, MaxRequest: 10 << 20}, Config{MaxRecord: 10 << 20}, 0, 12},
-		{"of 1 MiB that the file has larger", server.Options{}, Config{MaxRecord: 10 << 20}, 4, 8},
-		{"aggregated", server.Options{}, Config{Aggregate: true}, 4, 8},
+		{"of 1 MiB", server.Options{}, Config{}, 2, 4},
+		{"of 10 MiB", server.Options{MaxRecord: 10 << 20, MaxRequest: 10 << 20}, Config{MaxRecord: 10 << 20}, 0, 6},
+		{"of 1 MiB that the file has larger", server.Options{}, Config{MaxRecord: 10 << 20}, 2, 4},
+		{"aggregated", server.Options{}, Config{Aggregate: true}, 2, 4},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			s := start(t, c.o)
 			s.CreateStream("out", 1)
 			c.cfg.Stream = "out"
-			dead := write(t, newSink(t, c.cfg), 12, large)
+			dead := write(t, newSink(t, c.cfg), 6, large)
 			if all := records(t, newClient(t, s.URL()), "out"); len(dead) != c.dead || len(all) != c.all {
 				t.Errorf("%d dead letters and %d events; want %d and %d", len(dead), len(all), c.dead, c.all)
 			}
