@@ -5,6 +5,9 @@
 //	go run ./testenv/bench                     both corpora: 14 and 20,000 user agents
 //	go run ./testenv/bench -corpora 14 -events 500000
 //	go run ./testenv/bench -collect -events 400000
+//	go run ./testenv/bench -sinks -events 1000000
+//	go run ./testenv/bench -fresh              against a real OpenSearch; writes docs/performance-fresh.svg
+//	go run ./testenv/bench -dead -seconds 600
 //
 // It prints, for each: CPU seconds (user + system) per million events, events per second and peak resident memory of the
 // measured process alone, and the ratios. Machines differ: quote the ratio.
