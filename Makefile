@@ -37,6 +37,9 @@ lint:
 bench: build
 	$(GO) run ./testenv/bench
 	$(GO) run ./testenv/bench -collect -events 400000
+	$(GO) run ./testenv/bench -sinks -events 1000000
+	$(GO) run ./testenv/bench -fresh
+	$(GO) run ./testenv/bench -dead -seconds 120
 	$(GO) run ./testenv/bench/kinesis
 
 diagrams:

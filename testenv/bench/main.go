@@ -5,6 +5,9 @@
 //	go run ./testenv/bench                     both corpora: 14 and 20,000 user agents
 //	go run ./testenv/bench -corpora 14 -events 500000
 //	go run ./testenv/bench -collect -events 400000
+//	go run ./testenv/bench -sinks -events 1000000
+//	go run ./testenv/bench -fresh              against a real OpenSearch; writes docs/performance-fresh.svg
+//	go run ./testenv/bench -dead -seconds 600
 //
 // It prints, for each: CPU seconds (user + system) per million events, events per second and peak resident memory of the
 // measured process alone, and the ratios. Machines differ: quote the ratio.
@@ -43,6 +46,12 @@ type options struct {
 	stub     string // be a server that answers at once
 	sinking  bool
 	only     string
+	freshly  bool
+	dying    bool
+	seconds  int
+	how      string
+	plot     string
+	level    string
 }
 
 func main() {
@@ -57,6 +66,12 @@ func main() {
 	flag.IntVar(&o.clients, "clients", 16, "connections of -collect")
 	flag.BoolVar(&o.sinking, "sinks", false, "measure millrace with each upsert sink instead, and with three sinks together")
 	flag.StringVar(&o.only, "only", "", "of -sinks: the cases whose name has this in it, beside parquet; -profile is of them")
+	flag.BoolVar(&o.freshly, "fresh", false, "measure instead how soon events are in a real OpenSearch")
+	flag.StringVar(&o.plot, "plot", "docs/performance-fresh.svg", "file for -fresh's plot")
+	flag.BoolVar(&o.dying, "dead", false, "measure instead what a dead OpenSearch does to the lake, and how fast it catches up")
+	flag.IntVar(&o.seconds, "seconds", 600, "of -dead: how long it is dead")
+	flag.StringVar(&o.how, "how", "hang", "of -dead: hang (takes connections and answers nothing) or refuse (takes none)")
+	flag.StringVar(&o.level, "log-level", "warn", "of millrace, in -fresh and -dead")
 	flag.StringVar(&o.stub, "stub", "", "internal: be a server that answers at once: opensearch or dynamodb")
 	flag.Parse()
 	err := error(nil)
@@ -65,6 +80,10 @@ func main() {
 		err = bareLoop(o)
 	case o.stub != "":
 		err = beStub(context.Background(), o.stub)
+	case o.dying:
+		err = o.dead(context.Background())
+	case o.freshly:
+		err = o.fresh(context.Background())
 	case o.sinking:
 		err = o.sinks(context.Background())
 	case o.collects:

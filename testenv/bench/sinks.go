@@ -15,11 +15,14 @@ import (
 	"github.com/millrace-io/millrace/testenv/clicks"
 )
 
-// sinksFile is a pipeline that drops nothing: every event reaches every sink.
+// sinksFile is a pipeline that drops nothing, so that every event reaches every sink; or all, to see what reading and parsing
+// take alone.
 const sinksFile = `name: %s
 source:
   kafka: { brokers: ["%s"], topics: [clicks], start: earliest }
 decode: { format: json }
+process:
+  - filter: 'type %s "none"'
 sinks:
 %sdead_letters: { url: "s3://lake/dead" }
 memory: 256MiB
@@ -31,7 +34,7 @@ const (
 	lakeEntry   = `  lake: { parquet: { url: "s3://lake/clicks", partition_by: [date], compression: zstd, compression_level: 3, roll: { size: 128MiB, age: 60s, idle: 20s } } }` + "\n"
 	searchEntry = `  search: { opensearch: { url: "%s", index: "clicks-{date}", alias: clicks, replicas: 0 } }` + "\n"
 	tableEntry  = `  table: { dynamodb: { table: clicks, key: { pk: %s } } }` + "\n"
-	topicEntry  = `  topic: { kafka: { brokers: ["%s"], topic: out } }` + "\n"
+	topicEntry  = `  topic: { kafka: { brokers: ["%s"], topic: out, value: %s } }` + "\n"
 )
 
 // sinkCase is one row of the table.
@@ -39,21 +42,24 @@ type sinkCase struct {
 	name    string
 	users   int    // of the events
 	key     string // of the table; empty: there is none
+	none    bool   // of the events reaches a sink
 	lake    bool
 	search  bool
-	topic   bool
-	cpu     float64 // bar, CPU seconds per million events
+	topic   string  // what its messages hold; empty: there is none
+	cpu     float64 // bar, CPU seconds per million events; of a sink alone, above those of the first row
 	rss     int64   // bar, MB; 0: none
 	exactly bool    // each event is one write
 }
 
 func sinkCases() []sinkCase {
 	return []sinkCase{
+		{name: "none", users: 1_000_000, lake: true, none: true},
 		{name: "parquet", users: 1_000_000, lake: true},
 		{name: "opensearch", users: 1_000_000, search: true, cpu: 12, exactly: true},
 		{name: "dynamodb, a key each", users: 1_000_000, key: "event_id", cpu: 12, exactly: true},
 		{name: "dynamodb, 2,000 users", users: 2000, key: "user", cpu: 12},
-		{name: "kafka", users: 1_000_000, topic: true, cpu: 4, exactly: true},
+		{name: "kafka, json", users: 1_000_000, topic: "json", cpu: 4, exactly: true},
+		{name: "kafka, records", users: 1_000_000, topic: "record", cpu: 4, exactly: true},
 		{name: "three, a key each", users: 1_000_000, lake: true, search: true, key: "event_id", cpu: 25, rss: 600, exactly: true},
 		{name: "three, 2,000 users", users: 2000, lake: true, search: true, key: "user", cpu: 25, rss: 600},
 	}
@@ -71,8 +77,8 @@ func (o options) sinks(ctx context.Context) error {
 			return err
 		}
 	}
-	fmt.Printf("%-22s %14s %8s %6s %12s %12s %12s %10s\n", "sinks", "CPU-s/million", "parquet", "bar", "writes/event", "events/s", "peak RSS", "wall")
-	reference := 0.0
+	fmt.Printf("%-22s %14s %8s %12s %8s %13s %10s %12s %8s\n", "sinks", "CPU-s/million", "of it", "bar", "parquet", "writes/event", "events/s", "peak RSS", "wall")
+	base, parquet := 0.0, 0.0
 	for _, users := range []int{1_000_000, 2000} {
 		broker, addr, err := start(ctx, filepath.Join(dir, "broker"), "-topic", "clicks", "-partitions", "4")
 		if err != nil {
@@ -80,17 +86,20 @@ func (o options) sinks(ctx context.Context) error {
 		}
 		_, err = o.load(ctx, addr, clicks.Config{Seed: 1, Users: users})
 		for i, c := range sinkCases() {
-			if err != nil || c.users != users || o.only != "" && c.name != "parquet" && !strings.Contains(c.name, o.only) {
+			if err != nil || c.users != users || o.only != "" && c.cpu > 0 && !strings.Contains(c.name, o.only) {
 				continue
 			}
 			var f figures
 			var writes int64
 			if f, writes, err = o.sink(ctx, filepath.Join(dir, fmt.Sprint("bench-", i)), dir, addr, c); err == nil {
 				cpu := f.cpu.Seconds() / (float64(o.events) / 1e6)
-				if c.name == "parquet" {
-					reference = cpu
+				if c.none {
+					base = cpu
 				}
-				c.print(f, cpu, reference, float64(writes)/float64(o.events), o.events)
+				if c.name == "parquet" {
+					parquet = cpu
+				}
+				c.print(f, cpu, base, parquet, float64(writes)/float64(o.events), o.events)
 			}
 		}
 		stop(broker)
@@ -98,18 +107,23 @@ func (o options) sinks(ctx context.Context) error {
 			return err
 		}
 	}
+	fmt.Println("load average:", loadAverage())
 	return nil
 }
 
-func (c sinkCase) print(f figures, cpu, reference, writes float64, events int) {
-	bar, rss := "", fmt.Sprintf("%d MB", f.rss>>20)
-	if c.cpu > 0 {
-		bar = fmt.Sprint(c.cpu)
+// print prints a row. "of it" is what the sinks take: what is above reading and parsing alone.
+func (c sinkCase) print(f figures, cpu, base, parquet, writes float64, events int) {
+	bar, rss, ratio := "", fmt.Sprintf("%d MB", f.rss>>20), ""
+	switch {
+	case c.rss > 0:
+		bar, rss = fmt.Sprintf("%v in all", c.cpu), fmt.Sprintf("%d/%d MB", f.rss>>20, c.rss)
+	case c.cpu > 0:
+		bar = fmt.Sprintf("%v of it", c.cpu)
 	}
-	if c.rss > 0 {
-		rss = fmt.Sprintf("%d/%d MB", f.rss>>20, c.rss)
+	if parquet > 0 {
+		ratio = fmt.Sprintf("x %.2f", cpu/parquet)
 	}
-	fmt.Printf("%-22s %14.2f %8.2f %6s %12.3f %12.0f %12s %9.1fs\n", c.name, cpu, cpu/reference, bar, writes, float64(events)/f.wall.Seconds(), rss, f.wall.Seconds())
+	fmt.Printf("%-22s %14.2f %8.2f %12s %8s %13.3f %10.0f %12s %7.1fs\n", c.name, cpu, cpu-base, bar, ratio, writes, float64(events)/f.wall.Seconds(), rss, f.wall.Seconds())
 }
 
 // sink runs one pipeline over the whole topic, with servers of its own, and returns how many writes they took.
@@ -136,7 +150,10 @@ func (o options) sink(ctx context.Context, dir, bin, broker string, c sinkCase) 
 		}
 		return at
 	}
-	entries, env := "", os.Environ()
+	kept, entries, env := "!=", "", os.Environ()
+	if c.none {
+		kept = "=="
+	}
 	var counted []string // stubs whose writes count
 	env = append(env, storeEnv(launch(filepath.Join(bin, "s3"), "-dir", filepath.Join(dir, "s3")))...)
 	if c.lake {
@@ -152,16 +169,16 @@ func (o options) sink(ctx context.Context, dir, bin, broker string, c sinkCase) 
 		env = append(env, "AWS_ENDPOINT_URL_DYNAMODB="+at)
 	}
 	out := ""
-	if c.topic {
+	if c.topic != "" {
 		out = launch(filepath.Join(bin, "broker"), "-topic", "out", "-partitions", "4")
-		entries += fmt.Sprintf(topicEntry, out)
+		entries += fmt.Sprintf(topicEntry, out, c.topic)
 	}
 	admin, addressErr := freeAddress(ctx)
 	if err != nil || addressErr != nil {
 		return figures{}, 0, fmt.Errorf("start the servers: %w", errors.Join(err, addressErr))
 	}
 	file := filepath.Join(dir, "bench.yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, sinksFile, filepath.Base(dir), broker, entries, admin), 0o666); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, sinksFile, filepath.Base(dir), broker, kept, entries, admin), 0o666); err != nil {
 		return figures{}, 0, err
 	}
 	f, err := o.runToEnd(ctx, file, admin, env, o.only != "" && strings.Contains(c.name, o.only))

@@ -53,7 +53,7 @@ func newStub(ctx context.Context, kind string) (*stub, error) {
 	var at string
 	switch kind {
 	case "opensearch":
-		server, err := opensearch.Serve(ctx, opensearch.Options{})
+		server, err := opensearch.Serve(ctx, opensearch.Options{ISM: true})
 		if err != nil {
 			return nil, err
 		}
