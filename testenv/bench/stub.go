@@ -106,6 +106,15 @@ func (s *stub) serve(l net.Listener) error {
 	}
 }
 
+// cut ends all connections.
+func (s *stub) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		_ = c.Close()
+	}
+}
+
 // talk answers one request after the other.
 func (s *stub) talk(c net.Conn) error {
 	in := bufio.NewReaderSize(c, 64<<10)
