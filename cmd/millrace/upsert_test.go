@@ -176,6 +176,10 @@ func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
 			},
 			func() { s.ask(http.MethodDelete, "/clicks-2026-01-01/_doc/mine", "") }, false, "extra: search",
 		},
+		"a document that is no event is added": {
+			func() { s.ask(http.MethodPut, "/clicks-2026-01-01/_doc/by-hand", `{"event_type":"click"}`) },
+			func() { s.ask(http.MethodDelete, "/clicks-2026-01-01/_doc/by-hand", "") }, false, "extra: search",
+		},
 		"a document is there twice": {
 			func() { s.ask(http.MethodPut, "/clicks-2026-01-01/_doc/twin", string(victim.Source)) },
 			func() { s.ask(http.MethodDelete, "/clicks-2026-01-01/_doc/twin", "") }, false, "duplicate: search",

@@ -27,6 +27,16 @@ func (s *Sink) Check(ctx context.Context, l stream.Lake, deep bool) (stream.Sink
 	if s.cfg.Action != "create" || s.cfg.ID != "" {
 		return s.checkKept(ctx, l, deep, r)
 	}
+	strangers, err := s.strangers(ctx)
+	if err != nil {
+		return r, nil, fmt.Errorf("look for documents without _partition: %w", err)
+	}
+	r, problems, err := s.checkEvents(ctx, l, deep, r)
+	return r, append(strangers, problems...), err
+}
+
+// checkEvents compares the documents of action create that say where they come from.
+func (s *Sink) checkEvents(ctx context.Context, l stream.Lake, deep bool, r stream.SinkReport) (stream.SinkReport, []stream.Problem, error) {
 	counts, ok := l.Counts()
 	if !ok || deep {
 		return s.checkIDs(ctx, l, nil, r)
@@ -50,6 +60,40 @@ func (s *Sink) Check(ctx context.Context, l stream.Lake, deep bool) (stream.Sink
 	}
 	_, problems, err := s.checkIDs(ctx, l, wrong, r)
 	return r, problems, err
+}
+
+// strangers are documents that say nothing of where they come from: somebody else put them there.
+func (s *Sink) strangers(ctx context.Context) ([]stream.Problem, error) {
+	text, err := s.search(ctx, "_search", map[string]any{
+		"size": shown + 1, "_source": false,
+		"query": map[string]any{"bool": map[string]any{"must_not": []any{map[string]any{"exists": map[string]any{"field": "_partition"}}}}},
+	})
+	if statusOf(err) == 404 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Hits struct {
+			Hits []struct {
+				ID    string `json:"_id"`
+				Index string `json:"_index"`
+			} `json:"hits"`
+		} `json:"hits"`
+	}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return nil, err
+	}
+	var problems []stream.Problem
+	for i, h := range answer.Hits.Hits {
+		p := stream.Problem{Kind: stream.Extra, Sink: s.o.Name, Text: fmt.Sprintf("document %s of %s does not say which event it is of", h.ID, h.Index)}
+		if i == shown {
+			p.Text = "and more"
+		}
+		problems = append(problems, p)
+	}
+	return problems, nil
 }
 
 // identity is where a document comes from.
