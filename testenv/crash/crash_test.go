@@ -118,19 +118,26 @@ func compare(t *testing.T, kind, lake, dead string, inputs []string) {
 	python(t, append([]string{kind, lake, dead}, inputs...)...)
 }
 
-// python runs compare.py.
+// python runs compare.py, which must find nothing.
 func python(t *testing.T, args ...string) {
+	t.Helper()
+	text, err := script(t, "compare.py", args...)
+	t.Logf("%s", text)
+	if err != nil {
+		t.Errorf("compare: %v (testenv/install.sh makes the environment)", err)
+	}
+}
+
+// script runs one of this folder's scripts and returns what it says.
+func script(t *testing.T, name string, args ...string) (string, error) {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
 	python := filepath.Join(cache, "millrace", "venv", "bin", "python")
-	text, err := exec.CommandContext(t.Context(), python, append([]string{"compare.py"}, args...)...).CombinedOutput()
-	t.Logf("%s", text)
-	if err != nil {
-		t.Errorf("compare: %v (testenv/install.sh makes the environment)", err)
-	}
+	text, err := exec.CommandContext(t.Context(), python, append([]string{name}, args...)...).CombinedOutput()
+	return string(text), err
 }
 
 // seed of this run; MILLRACE_SEED repeats one.
