@@ -55,6 +55,9 @@ type transport interface {
 
 // newTransport takes the proxy and the certificates from settings, for as many calls at once.
 func newTransport(e endpoint, settings *http.Transport, most int) transport {
+	if settings.Proxy == nil {
+		settings.Proxy = http.ProxyFromEnvironment
+	}
 	if proxy, err := settings.Proxy(&http.Request{URL: e.url}); proxy != nil || err != nil {
 		settings.MaxIdleConns, settings.MaxIdleConnsPerHost, settings.DisableCompression = 0, most, true
 		settings.ForceAttemptHTTP2 = false // DynamoDB has none
@@ -111,8 +114,8 @@ type session struct {
 
 func (w *wire) session() calls { return &session{wire: w} }
 
-// call makes one call. Where the server closed a connection that was idle, the call
-// goes out again on a new one: every call here may be repeated.
+// call makes one call. Where the server closed a connection that was idle, the call goes out again on a new one: every call
+// here may be repeated.
 func (l *session) call(ctx context.Context, s *signer, operation string, body []byte) (int, []byte, error) {
 	if l.conn == nil {
 		l.use(ctx, l.take())
@@ -219,7 +222,7 @@ func (c *conn) call(e endpoint, s *signer, operation string, body []byte) (statu
 	if err != nil {
 		err = fmt.Errorf("%s at %s: %w", operation, e.host, err)
 	}
-	return status, text, keep && wrote == nil, err
+	return status, text, keep && wrote == nil && c.r.Buffered() == 0, err // what is left is no answer to the next call
 }
 
 // answer reads one.

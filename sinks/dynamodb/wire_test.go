@@ -22,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
+	"github.com/millrace-io/millrace/stream"
 	server "github.com/millrace-io/millrace/testenv/dynamodb"
 )
 
@@ -31,6 +32,8 @@ import (
 //	parseEndpoint: the standard port stays -> ASignatureIsTheSDKs
 //	session.call: no second try -> AnIdleConnectionThatTheServerClosedIsReplaced
 //	answer: the trailer stays -> AnAnswerIsReadWhateverItsShape
+//	conn.call: what is left of an answer stays -> AnAnswerIsReadWhateverItsShape
+//	caller: the token is not looked at -> CredentialsThatCannotStandInAHeaderAreSaid
 //	head: Connection: close is not looked at -> AnAnswerIsReadWhateverItsShape
 //	session.use: the context is not watched -> ACallEndsWithItsContext
 //	newTransport: no RootCAs -> TLSTrustsTheBundleOfTheEnvironment
@@ -141,6 +144,7 @@ func TestAnAnswerIsReadWhateverItsShape(t *testing.T) {
 		"close is announced": {"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 2\r\n\r\n{}<close>", 200, "{}", false, ""},
 		"HTTP/1.0":           {"HTTP/1.0 500 Oh\r\nContent-Length: 0\r\n\r\n<close>", 500, "", false, ""},
 		"a hint before":      {"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + short, 200, "{}", true, ""},
+		"more than it says":  {short + "HTTP/1.1 200 OK\r\n", 200, "{}", false, ""},
 		"no HTTP":            {"SSH-2.0-OpenSSH_9.2\r\n<close>", 0, "", false, "is no HTTP/1.1"},
 		"a cut body":         {"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}<close>", 0, "", false, "read the answer: unexpected EOF"},
 		"a cut head":         {"HTTP/1.1 200 OK\r\nConte<close>", 0, "", false, "read the answer's head: EOF"},
@@ -206,6 +210,22 @@ func TestACallEndsWithItsContext(t *testing.T) {
 	}
 	if len(w.idle) > 0 {
 		t.Error("a connection with half a call is kept")
+	}
+}
+
+func TestCredentialsThatCannotStandInAHeaderAreSaid(t *testing.T) {
+	environment(t, start(t).Env())
+	environment(t, map[string]string{"AWS_SESSION_TOKEN": "token\r\nX-Other: 1"})
+	s, err := New(Config{Table: "profiles", Key: Key{PK: "user"}}, Options{Name: "search", Schema: newSchema(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Idle)
+	w := writer(t, s, "p")
+	w.Write(event(s, 1, nil))
+	_, err = w.Flush(t.Context())
+	if f := (*stream.FatalError)(nil); !errors.As(err, &f) || !strings.Contains(err.Error(), "a line end") {
+		t.Errorf("%v; want a FatalError about the line end", err)
 	}
 }
 
