@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"runtime"
 	"strings"
@@ -34,6 +35,7 @@ import (
 //	judge: the limit stays -> ATableThatThrottlesIsAskedLess
 //	judge: the limit does not count -> APlaceIsLeftForOthersAndWhereTheTableThrottles
 //	judge: who waits does not count -> APlaceIsLeftForOthersAndWhereTheTableThrottles (hangs)
+//	HTTPStatusCode: always the answer's -> ATableThatThrottlesTheProbeIsNotSetUpWrong
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asStub) != "" {
@@ -447,6 +449,19 @@ func TestAPlaceIsLeftForOthersAndWhereTheTableThrottles(t *testing.T) {
 	p.leave()
 	if err := <-entered; err != nil {
 		t.Error(err)
+	}
+}
+
+// A status of 400 would end the run before anything is read: it says that the pipeline is set up wrong.
+func TestATableThatThrottlesTheProbeIsNotSetUpWrong(t *testing.T) {
+	srv := start(t)
+	environment(t, srv.Env())
+	s := open(t, Config{}, Options{})
+	srv.Intercept(func(server.Call) server.Fault { return server.Fault{Error: "ThrottlingException"} })
+	err := s.Probe(t.Context())
+	var answer interface{ HTTPStatusCode() int }
+	if !errors.As(err, &answer) || answer.HTTPStatusCode() != http.StatusTooManyRequests {
+		t.Errorf("%v; want an error with status 429", err)
 	}
 }
 

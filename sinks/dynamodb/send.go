@@ -290,8 +290,13 @@ func (a *answerError) Error() string {
 	return strings.TrimSuffix(fmt.Sprintf("%s: %d %s: %s", a.operation, a.status, a.code, a.message), ": ")
 }
 
-// HTTPStatusCode is the answer's.
-func (a *answerError) HTTPStatusCode() int { return a.status }
+// HTTPStatusCode is the answer's. To what it throttles Amazon answers 400; here that is 429, as the request is not to blame.
+func (a *answerError) HTTPStatusCode() int {
+	if a.throttled() {
+		return http.StatusTooManyRequests
+	}
+	return a.status
+}
 
 func (a *answerError) throttled() bool {
 	switch a.code {
