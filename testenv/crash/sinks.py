@@ -72,7 +72,7 @@ for line in open(places, encoding="utf-8"):
     row = row_of(event, place)
     where = "%s-%s" % (alias, instant(event["event_time"]).date())
     assert event["event_id"] not in want_documents, event
-    want_documents[event["event_id"]] = (where, "%(_partition)s:%(_position)s" % row, row)
+    want_documents[event["event_id"]] = {**row, "_index": where, "_id": "%(_partition)s:%(_position)s" % row}
     user = event["user_id"]
     if newest.get(user, order) <= order:
         newest[user] = order
@@ -87,7 +87,7 @@ while page["hits"]["hits"]:
     for hit in page["hits"]["hits"]:
         row = comparable(hit["_source"])
         ids[row["event_id"]] += 1
-        documents[row["event_id"]] = (hit["_index"], hit["_id"], row)
+        documents[row["event_id"]] = {**row, "_index": hit["_index"], "_id": hit["_id"]}
     page = ask(search + "/_search/scroll", {"scroll": "1m", "scroll_id": page["_scroll_id"]})
 
 items, start = {}, {}
@@ -110,9 +110,12 @@ def differences(name, want, got):
     }
     for kind, keys in found.items():
         for k in keys[:5]:
-            print("%s: %s %s: is %s, should be %s" % (kind, name, k, got.get(k), want.get(k)))
+            print(f"{kind}: {name} {k}")
+            for f in sorted(want[k].keys() | got[k].keys()) if kind == "differs" else ():
+                if want[k].get(f) != got[k].get(f):
+                    print(f"  {f} is {got[k].get(f)}, should be {want[k].get(f)}")
         if keys:
-            print("%s: %s: %d in all" % (kind, name, len(keys)))
+            print(f"{kind}: {len(keys)} {name}s in all")
     return sum(map(len, found.values()))
 
 
@@ -121,7 +124,7 @@ for i in twice[:5]:
     print("twice: document", i, "is there", ids[i], "times")
 wrong = len(twice) + differences("document", want_documents, documents) + differences("item", want_items, items)
 deleted = sum("_deleted" in i for i in items.values())
-indexes = len({where for where, _, _ in documents.values()})
+indexes = len({d["_index"] for d in documents.values()})
 print(f"{records} records in, {len(want_documents)} of them events; {sum(ids.values())} documents in {indexes} indexes; "
       f"{len(items)} items of {len(want_items)} users, {deleted} of them deleted")
 sys.exit(1 if wrong else 0)

@@ -37,15 +37,15 @@ source:
 decode: { format: json }
 sinks:
   lake:
-    parquet: { url: "%[2]s/lake", partition_by: [date], roll: { size: 256KiB, age: 300ms, idle: 100ms } }
+    parquet: { url: "%[2]s/lake", partition_by: [date], roll: { size: 256KiB, age: 200ms, idle: 50ms } }
   search:
-    opensearch: { url: "%[3]s", index: "clicks-{date}", alias: clicks, action: create, replicas: 0, max_skew: 87600h }
+    opensearch: { url: "%[3]s", index: "clicks-{date}", alias: clicks, action: create, replicas: 0, max_skew: 87600h, delay: 20ms }
     on_stall: spool
   profiles:
-    dynamodb: { table: profiles, key: { pk: user } }
+    dynamodb: { table: profiles, key: { pk: user }, delay: 20ms }
     delete: type == "purchase"
     on_stall: spool
-spool: { stall_after: 300ms }
+spool: { stall_after: 200ms }
 dead_letters: { url: "%[2]s/dead" }
 admin: "${ADMIN}"
 `
@@ -55,38 +55,43 @@ admin: "${ADMIN}"
 func TestRealCrashThreeSinks(t *testing.T) {
 	random := seed(t)
 	s := newSinks(t, random)
+	s.install()
+	began := time.Now()
 	producing, done := context.WithCancel(t.Context())
-	defer done()
+	outages := make(chan time.Duration, 2)
 	var around sync.WaitGroup
+	calm := sync.OnceFunc(func() {
+		close(outages)
+		done()
+		around.Wait()
+	})
+	defer calm()
 	own := rand.New(rand.NewPCG(random.Uint64(), 0))
 	around.Go(func() { s.produce(producing, own) })
 	own = rand.New(rand.NewPCG(random.Uint64(), 0))
 	around.Go(func() { s.throttle(producing, own) })
 	around.Go(func() { s.watchSpool(producing) })
-
-	s.install()
-	first, second := 3+random.IntN(5), 14+random.IntN(5)
-	outages := make(chan time.Duration, 2)
 	around.Go(func() { s.outages(outages) })
+	first, second := 3+random.IntN(5), 14+random.IntN(5)
 	for n := range sinkKills {
 		if n == first || n == second {
 			outages <- time.Duration(random.IntN(1000)) * time.Millisecond
 		}
-		if !s.killAfter(200*time.Millisecond + time.Duration(random.IntN(2200))*time.Millisecond) {
+		if !s.killAfter(200*time.Millisecond + time.Duration(random.IntN(2000))*time.Millisecond) {
 			t.Fatal("run ended by itself")
 		}
 	}
-	close(outages)
-	done()
-	around.Wait()
-	t.Logf("killed the program %d times and OpenSearch before kills %d and %d; DynamoDB refused %d calls and cut %d; at most %d files of search and %d of profiles were set aside",
-		sinkKills, first, second, s.refused.Load(), s.cut.Load(), s.aside["search"], s.aside["profiles"])
+	calm()
+	t.Logf("in %v killed the program %d times and OpenSearch before kills %d and %d; DynamoDB refused %d calls and cut %d; at most %d files of search and %d of profiles were set aside",
+		time.Since(began).Round(time.Second), sinkKills, first, second, s.refused.Load(), s.cut.Load(), s.aside["search"], s.aside["profiles"])
 	if s.refused.Load() == 0 || s.cut.Load() == 0 || s.aside["search"] == 0 || s.aside["profiles"] == 0 {
 		t.Error("not all of this was seen; the test is about it")
 	}
 
 	s.env = append(s.env[:len(s.env)-1], "ADMIN="+freeAddress(t))
+	began = time.Now()
 	s.finishWhen(func(admin string) bool { return settled(admin) && drained(admin) })
+	t.Logf("all is committed and drained %v later", time.Since(began).Round(100*time.Millisecond))
 	if files := s.spooled("*"); len(files) > 0 {
 		t.Errorf("these files are set aside at the end: %s", files)
 	}
@@ -161,14 +166,21 @@ func (s *sinks) install() {
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	for end := time.Now().Add(time.Minute); metrics(admin) == ""; <-time.After(50 * time.Millisecond) {
-		if time.Now().After(end) {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	late := time.After(time.Minute)
+	for metrics(admin) == "" {
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case err := <-ended:
+			s.t.Fatalf("run --setup ended by itself: %v\n%s", err, said)
+		case <-late:
 			_ = cmd.Process.Kill()
-			s.t.Fatalf("run --setup does not begin: %v\n%s", cmd.Wait(), said)
+			s.t.Fatalf("run --setup does not begin: %v\n%s", <-ended, said)
 		}
 	}
 	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
+	<-ended
 }
 
 // produce sends events, a few of them broken, until ctx ends, and writes what the log took to both files. A user's events are
@@ -181,8 +193,8 @@ func (s *sinks) produce(ctx context.Context, random *rand.Rand) {
 	}
 	defer client.Close()
 	var values, places bytes.Buffer
-	g := clicks.New(clicks.Config{Seed: s.clickSeed, Step: 4 * time.Second, Users: 2000, Broken: 2000})
-	tick := time.NewTicker(20 * time.Millisecond)
+	g := clicks.New(clicks.Config{Seed: s.clickSeed, Step: 12 * time.Second, Users: 2000, Broken: 2000})
+	tick := time.NewTicker(30 * time.Millisecond)
 	defer tick.Stop()
 	for n := uint64(0); ctx.Err() == nil; {
 		now := time.Now().Truncate(time.Millisecond)
