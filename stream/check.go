@@ -1,6 +1,11 @@
 package stream
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+)
 
 // Lake reads back the committed events, for a Checker. It is what a staged sink that takes all events holds.
 type Lake interface {
@@ -39,3 +44,46 @@ const (
 	Extra   ProblemKind = "extra"   // a row that no committed event made
 	Differs ProblemKind = "differs" // a row that has other values than its event
 )
+
+// Ahead says that a row, by its _partition and _position, is of an event that is not in the lake yet. A _position that cannot
+// be read is of none.
+func Ahead(l Lake, partition, version string) bool {
+	place, err := ParseVersion(version)
+	if err != nil {
+		return false
+	}
+	to, any := l.Committed(partition)
+	return !any || place.Pos.Compare(to) > 0
+}
+
+// Problems collects what a Checker finds in one sink. The zero value of all but Sink is ready to use.
+type Problems struct {
+	Sink string
+
+	list   []Problem
+	counts map[ProblemKind]int
+}
+
+// shown is how many problems of one kind are named; the others are counted.
+const shown = 20
+
+// Add adds a problem; the partition may be empty.
+func (p *Problems) Add(kind ProblemKind, partition, format string, args ...any) {
+	if p.counts == nil {
+		p.counts = map[ProblemKind]int{}
+	}
+	if p.counts[kind]++; p.counts[kind] <= shown {
+		p.list = append(p.list, Problem{Kind: kind, Sink: p.Sink, Partition: partition, Text: fmt.Sprintf(format, args...)})
+	}
+}
+
+// All is the problems that are named, and a line of each kind that has more.
+func (p *Problems) All() []Problem {
+	out := slices.Clone(p.list)
+	for _, kind := range slices.Sorted(maps.Keys(p.counts)) {
+		if more := p.counts[kind] - shown; more > 0 {
+			out = append(out, Problem{Kind: kind, Sink: p.Sink, Text: fmt.Sprintf("and %d more", more)})
+		}
+	}
+	return out
+}

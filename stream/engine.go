@@ -92,9 +92,9 @@ type SpoolStats struct {
 	Spooled  uint64    // writes that were set aside so far
 	Drained  uint64    // writes that came back from the spool so far
 	Files    int       // that wait
-	Writes   int64     // in those files
 	Bytes    int64     // of those files
 	Oldest   time.Time // when the oldest of them was made; zero when none waits
+	Failing  string    // why one of them could not be drained; empty once it could
 }
 
 // Histogram counts durations: Counts[i] are those of at most Bounds[i] seconds, not cumulative; the last count has no bound.

@@ -2,6 +2,8 @@ package stream
 
 import (
 	"cmp"
+	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -31,6 +33,17 @@ func (p Place) AppendVersion(b []byte) []byte {
 
 // Version is AppendVersion as a string.
 func (p Place) Version() string { return string(p.AppendVersion(nil)) }
+
+// ParseVersion reads back what Version wrote: a Place with the position and the index.
+func ParseVersion(version string) (p Place, err error) {
+	pos, index, ok := strings.Cut(version, "-")
+	n, wrong := strconv.ParseUint(index, 16, 32)
+	if p.Pos, err = ParsePosition(pos); err != nil || !ok || wrong != nil {
+		return Place{}, fmt.Errorf("%q is no position and index", version)
+	}
+	p.Index = uint32(n)
+	return p, nil
+}
 
 // Micros is the place's time in microseconds since 1970, 0 for none.
 func (p Place) Micros() int64 {

@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-io/millrace/processors/expr"
 	"github.com/millrace-io/millrace/sinks/deadletter"
 	"github.com/millrace-io/millrace/sinks/dynamodb"
+	httpsink "github.com/millrace-io/millrace/sinks/http"
 	kafkasink "github.com/millrace-io/millrace/sinks/kafka"
 	kinesissink "github.com/millrace-io/millrace/sinks/kinesis"
 	natssink "github.com/millrace-io/millrace/sinks/nats"
@@ -152,9 +153,7 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 	switch {
 	case c.Is("parquet"):
 		cfg := new(parquet.Config)
-		if c.Into(cfg) && p.schema != nil {
-			c.Reject(cfg.CheckSchema(p.schema))
-		}
+		p.into(c, cfg)
 		p.removes(s, false)
 		p.addSink(s, c.Child("url"), sinkPlan{
 			url: cfg.URL, age: cfg.Roll.Age, idle: cfg.Roll.Idle,
@@ -162,9 +161,7 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		})
 	case c.Is("opensearch"):
 		cfg := new(opensearch.Config)
-		if c.Into(cfg) && p.schema != nil {
-			c.Reject(cfg.CheckSchema(p.schema))
-		}
+		p.into(c, cfg)
 		removes := p.removes(s, cfg.Action != "create")
 		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
 			return opensearch.New(*cfg, opensearch.Options{
@@ -173,51 +170,55 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		})
 	case c.Is("dynamodb"):
 		cfg := new(dynamodb.Config)
-		if c.Into(cfg) && p.schema != nil {
-			c.Reject(cfg.CheckSchema(p.schema))
-		}
+		p.into(c, cfg)
 		removes := p.removes(s, true)
 		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
 			return dynamodb.New(*cfg, dynamodb.Options{Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Log: log})
 		})
 	case c.Is("kafka"):
 		cfg := new(kafkasink.Config)
-		if c.Into(cfg) && p.schema != nil {
-			c.Reject(cfg.CheckSchema(p.schema))
-		}
+		p.into(c, cfg)
 		p.removes(s, false)
 		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
 			return kafkasink.New(*cfg, kafkasink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log})
 		})
 	case c.Is("redis"):
 		cfg := new(redis.Config)
-		if c.Into(cfg) && p.schema != nil {
-			c.Reject(cfg.CheckSchema(p.schema))
-		}
+		p.into(c, cfg)
 		removes := p.removes(s, true)
 		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
 			return redis.New(*cfg, redis.Options{Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Log: log})
 		})
 	case c.Is("kinesis"):
 		cfg := new(kinesissink.Config)
-		if c.Into(cfg) && p.schema != nil {
-			c.Reject(cfg.CheckSchema(p.schema))
-		}
+		p.into(c, cfg)
 		p.removes(s, false)
 		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
 			return kinesissink.New(*cfg, kinesissink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log})
 		})
 	case c.Is("nats"):
 		cfg := new(natssink.Config)
-		if c.Into(cfg) && p.schema != nil {
-			c.Reject(cfg.CheckSchema(p.schema))
-		}
+		p.into(c, cfg)
 		p.removes(s, false)
 		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
 			return natssink.New(*cfg, natssink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log})
 		})
+	case c.Is("http"):
+		cfg := new(httpsink.Config)
+		p.into(c, cfg)
+		p.removes(s, false)
+		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+			return httpsink.New(*cfg, httpsink.Options{Name: s.Name, Log: log})
+		})
 	default:
-		c.Unknown("sink", "http")
+		c.Unknown("sink")
+	}
+}
+
+// into reads a sink's entry and compares it with the pipeline's columns.
+func (p *plan) into(c *pipelinefile.Choice, cfg interface{ CheckSchema(*stream.Schema) error }) {
+	if c.Into(cfg) && p.schema != nil {
+		c.Reject(cfg.CheckSchema(p.schema))
 	}
 }
 

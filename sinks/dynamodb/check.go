@@ -5,31 +5,23 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/millrace-io/millrace/sinks/bulk"
 	"github.com/millrace-io/millrace/stream"
 )
 
 var _ stream.Checker = (*Sink)(nil)
 
-const (
-	sampleOf = 16 // one in how many keys a check without deep looks at
-	shown    = 20 // how many problems of one kind are named
-)
-
-// expected is the newest event of a key, and the item that it makes.
-type expected struct {
-	place stream.Place
-	item  map[string]any // in DynamoDB's JSON
-}
+// expected is the newest event of a key, and the item that it makes, in DynamoDB's JSON.
+type expected = bulk.Expected[map[string]any]
 
 // Check computes the items anew from the lake and compares them with the table's: of a sample of the keys, or, with deep, of all;
 // then it also looks for items that no event made. It holds the items of the keys that it looks at.
 func (s *Sink) Check(ctx context.Context, l stream.Lake, deep bool) (stream.SinkReport, []stream.Problem, error) {
-	r := stream.SinkReport{Sink: s.o.Name, How: fmt.Sprintf("a sample of 1 in %d items", sampleOf)}
+	r := stream.SinkReport{Sink: s.o.Name, How: fmt.Sprintf("a sample of 1 in %d items", bulk.SampleOf)}
 	if deep {
 		r.How = "every item"
 	}
@@ -37,47 +29,21 @@ func (s *Sink) Check(ctx context.Context, l stream.Lake, deep bool) (stream.Sink
 	if err != nil {
 		return r, nil, err
 	}
-	c := checking{Sink: s, lake: l, want: want, report: &r, more: map[stream.ProblemKind]int{}}
+	c := checking{Sink: s, lake: l, want: want, report: &r, problems: stream.Problems{Sink: s.o.Name}}
 	if deep {
 		err = c.scan(ctx)
 	} else {
 		err = c.get(ctx)
 	}
-	for _, kind := range slices.Sorted(maps.Keys(c.more)) {
-		if more := c.more[kind] - shown; more > 0 {
-			c.problems = append(c.problems, stream.Problem{Kind: kind, Sink: s.o.Name, Text: fmt.Sprintf("and %d more", more)})
-		}
-	}
-	return r, c.problems, err
+	return r, c.problems.All(), err
 }
 
 // expect is the items that should be there, by key.
 func (s *Sink) expect(ctx context.Context, l stream.Lake, deep bool) (map[string]expected, error) {
-	seed := maphash.MakeSeed()
-	want := map[string]expected{}
-	encoders := map[string]*encoder{}
-	var key, body []byte
-	err := l.Events(ctx, func(partition string, e *stream.Event) (err error) {
-		enc := encoders[partition]
-		if enc == nil {
-			enc = &encoder{layout: s.layout, o: s.o, partition: partition}
-			encoders[partition] = enc
-		}
-		place := stream.PlaceOf(partition, e)
-		if key, body, err = enc.Encode(key[:0], body[:0], e); err != nil || l.Refused(partition, e.Record.Pos) {
-			return nil //nolint:nilerr // it stands in the dead letters
-		}
-		if !deep && maphash.Bytes(seed, key)%sampleOf != 0 {
-			return nil
-		}
-		if old, there := want[string(key)]; there && !s.o.Ordering.Later(place, old.place) {
-			return nil
-		}
-		item, err := decodeItem(body)
-		want[string(key)] = expected{place, item}
-		return err
+	encoder := func(partition string) (bulk.Encoder, error) { return s.Encoder(stream.Tenure{Partition: partition}) }
+	return bulk.Expect(ctx, l, s.o.Ordering, deep, encoder, func(_ stream.Place, _ *stream.Event, body []byte) (map[string]any, error) {
+		return decodeItem(body)
 	})
-	return want, err
 }
 
 // decodeItem reads an item and gives all its numbers one spelling.
@@ -139,14 +105,7 @@ type checking struct {
 	lake     stream.Lake
 	want     map[string]expected // that were not found yet
 	report   *stream.SinkReport
-	problems []stream.Problem
-	more     map[stream.ProblemKind]int
-}
-
-func (c *checking) problem(kind stream.ProblemKind, partition, format string, args ...any) {
-	if c.more[kind]++; c.more[kind] <= shown {
-		c.problems = append(c.problems, stream.Problem{Kind: kind, Sink: c.o.Name, Partition: partition, Text: fmt.Sprintf(format, args...)})
-	}
+	problems stream.Problems
 }
 
 // keyOf is an item's key as the encoder writes it.
@@ -169,25 +128,23 @@ func (c *checking) judge(item map[string]any) {
 		v, _ := item[name].(map[string]any)
 		return scalar(v)
 	}
-	partition, position := text("_partition"), text("_position")
-	pos, err := stream.ParsePosition(strings.SplitN(position, "-", 2)[0])
-	to, any := c.lake.Committed(partition)
-	ahead := err == nil && (!any || pos.Compare(to) > 0)
+	partition := text("_partition")
+	ahead := stream.Ahead(c.lake, partition, text("_position"))
 	want, expected := c.want[key]
 	delete(c.want, key)
 	switch {
 	case !expected && ahead:
 		return
 	case !expected:
-		c.problem(stream.Extra, partition, "item %q is of no committed event", key)
+		c.problems.Add(stream.Extra, partition, "item %q is of no committed event", key)
 		return
 	}
 	c.report.Expected++
 	normal(item)
 	have, _ := json.Marshal(item)
-	wanted, _ := json.Marshal(want.item)
+	wanted, _ := json.Marshal(want.Row)
 	if !ahead && !bytes.Equal(have, wanted) {
-		c.problem(stream.Differs, want.place.Partition, "item %q differs from its newest event, at %s: %s", key, want.place.Version(), difference(item, want.item))
+		c.problems.Add(stream.Differs, want.Place.Partition, "item %q differs from its newest event, at %s: %s", key, want.Place.Version(), difference(item, want.Row))
 		return
 	}
 	c.report.Found++
@@ -195,18 +152,10 @@ func (c *checking) judge(item map[string]any) {
 
 // difference names the attributes that differ.
 func difference(have, want map[string]any) string {
-	var names []string
-	for name := range want {
-		names = append(names, name)
-	}
-	for name := range have {
-		if _, there := want[name]; !there {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
+	all := maps.Clone(have)
+	maps.Copy(all, want)
 	var out []string
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(all)) {
 		a, _ := json.Marshal(have[name])
 		b, _ := json.Marshal(want[name])
 		if !bytes.Equal(a, b) {
@@ -220,7 +169,7 @@ func difference(have, want map[string]any) string {
 func (c *checking) missing() {
 	for _, key := range slices.Sorted(maps.Keys(c.want)) {
 		c.report.Expected++
-		c.problem(stream.Missing, c.want[key].place.Partition, "item %q, of the event at %s, is not there", key, c.want[key].place.Version())
+		c.problems.Add(stream.Missing, c.want[key].Place.Partition, "item %q, of the event at %s, is not there", key, c.want[key].Place.Version())
 	}
 }
 
@@ -258,7 +207,7 @@ func (c *checking) get(ctx context.Context) error {
 			one := map[string]any{}
 			for _, a := range []attribute{c.layout.pk, c.layout.sk} {
 				if a.column != noColumn {
-					one[a.name] = c.want[key].item[a.name]
+					one[a.name] = c.want[key].Row[a.name]
 				}
 			}
 			keys = append(keys, one)

@@ -159,10 +159,8 @@ func held(t testing.TB, s *Sink) []sinktest.Held {
 			continue
 		}
 		text, _ := json.Marshal(it)
-		pos, index, _ := strings.Cut(it["_position"].(string), "-")
-		p := stream.Place{Partition: it["_partition"].(string)}
-		p.Pos, _ = stream.ParsePosition(pos)
-		_, _ = fmt.Sscanf(index, "%x", &p.Index)
+		p, _ := stream.ParseVersion(it["_position"].(string))
+		p.Partition = it["_partition"].(string)
 		out = append(out, sinktest.Held{ID: fmt.Sprint(it["user_id"], it["_id"]), Place: p, Values: string(text)})
 	}
 	return out

@@ -52,10 +52,10 @@ func newSchema(t testing.TB) *stream.Schema {
 // receiver is a program as the package's comment describes it: it checks signatures, and drops repeats by the event's id.
 type receiver struct {
 	*httptest.Server
+	sinktest.Faults
 
 	mu       sync.Mutex
-	events   map[string]sinktest.Held // by event_id
-	faults   []sinktest.Fault
+	events   map[string]sinktest.Held                                                  // by event_id
 	answer   func(r *http.Request, events []json.RawMessage) (status int, text string) // nil: 200
 	retry    string                                                                    // Retry-After of answer's
 	requests []request
@@ -82,12 +82,6 @@ func newReceiver(t testing.TB) *receiver {
 	return v
 }
 
-func (v *receiver) fail(faults ...sinktest.Fault) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.faults = faults
-}
-
 func (v *receiver) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodHead {
 		w.WriteHeader(http.StatusMethodNotAllowed)
@@ -99,19 +93,16 @@ func (v *receiver) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	fault := sinktest.Fault(-1)
-	if len(v.faults) > 0 {
-		fault = v.faults[0]
-		v.faults = v.faults[1:]
-	}
-	switch fault {
-	case sinktest.Unavailable:
+	fault, fails := v.Next()
+	switch {
+	case !fails:
+	case fault == sinktest.Unavailable:
 		http.Error(w, "restarting", http.StatusServiceUnavailable)
 		return
-	case sinktest.Throttled, sinktest.Partial: // an answer is about all events
+	case fault == sinktest.Throttled, fault == sinktest.Partial: // an answer is about all events
 		http.Error(w, "slow down", http.StatusTooManyRequests)
 		return
-	case sinktest.Hang:
+	case fault == sinktest.Hang:
 		v.mu.Unlock()
 		<-r.Context().Done()
 		v.mu.Lock()
@@ -189,10 +180,8 @@ func (v *receiver) take(event json.RawMessage) {
 		return
 	}
 	h := sinktest.Held{ID: e.ID, Values: string(event)}
+	h.Place, _ = stream.ParseVersion(e.Position)
 	h.Place.Partition = e.Partition
-	pos, index, _ := strings.Cut(e.Position, "-")
-	h.Place.Pos, _ = stream.ParsePosition(pos)
-	_, _ = fmt.Sscanf(index, "%x", &h.Place.Index)
 	v.events[e.ID] = h
 }
 
@@ -227,7 +216,7 @@ func TestAReceiverThatDropsRepeatsKeepsTheRulesOfAnUpsertSink(t *testing.T) {
 				v := newReceiver(t)
 				v.answer = poisoned
 				return sinktest.UpsertBackend{
-					Schema: newSchema(t), Shape: sinktest.Identity, Fail: v.fail,
+					Schema: newSchema(t), Shape: sinktest.Identity, Fail: v.Set,
 					New:    func(t *testing.T, _ stream.Ordering) stream.Upsert { return v.newSink(t, cfg) },
 					Poison: func(e *stream.Event) { e.Values[stream.URL] = stream.StringValue("https://shop.example/poison") },
 					Contents: func(*testing.T) []sinktest.Held {
@@ -421,7 +410,7 @@ func TestWhatNoRepetitionMendsSaysWhatToDo(t *testing.T) {
 
 func TestARepeatedRequestHasItsIDAndOthersHaveNot(t *testing.T) {
 	v := newReceiver(t)
-	v.fail(sinktest.LostAnswer)
+	v.Set(sinktest.LostAnswer)
 	s := v.newSink(t, Config{Requests: 1})
 	for range 2 {
 		if _, err := write(t, s, 10, nothing); err != nil {

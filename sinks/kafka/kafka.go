@@ -1,10 +1,13 @@
 // Package kafka writes the transformed events to a topic for other consumers, ahead of the commit.
 //
 // The producer is idempotent, so that a request that is repeated within one life of the process is stored once. After a crash
-// what was written and not committed is written again; so every message says where it comes from, and a consumer drops what it
-// has seen: see Repeats. Of the messages with one millrace-partition in a partition of the topic, millrace-position only
-// grows, but for repeats (its text order is log order); so messages of one key keep their order. There is no transactional mode: a transaction of the producer would have to hold the
-// group's offset commit, which is the source's, and the engine decides by that commit alone.
+// what was written and not committed is written again; so every message says where it comes from, in the headers of package
+// origin, and a consumer drops what it has seen: see Repeats. Of the messages with one millrace-partition in a partition of the
+// topic, millrace-position only grows, but for repeats (its text order is log order); so messages of one key keep their order.
+//
+// There is no transactional mode: a transaction of the producer would have to hold the group's offset commit, which is the
+// source's, and the engine decides by that commit alone. The brokers keep messages by their timestamps, which are the records':
+// a topic that is filled from old logs wants a retention that is as long.
 package kafka
 
 import (
@@ -27,13 +30,6 @@ import (
 	"github.com/millrace-io/millrace/sources/kafka"
 	"github.com/millrace-io/millrace/sources/trust"
 	"github.com/millrace-io/millrace/stream"
-)
-
-// Headers of every message.
-const (
-	PipelineHeader  = origin.PipelineHeader
-	PartitionHeader = origin.PartitionHeader
-	PositionHeader  = origin.PositionHeader
 )
 
 // Config is one topic.
@@ -93,11 +89,8 @@ func (c *Config) Validate() error {
 			problem("%s", strings.Replace(text, "topics has ", "topic is ", 1))
 		}
 	}
-	if c.Value != "json" && c.Value != "record" {
-		problem("value is %q; want json or record", c.Value)
-	}
-	if c.Value == "record" && len(c.Columns) > 0 {
-		problem("columns are of json; a message of value record holds the bytes as they came")
+	if err := document.CheckMessages(c.Value, c.Columns); err != nil {
+		problems = append(problems, err)
 	}
 	if c.Delay < 0 {
 		problem("delay is %s; want 0 or more", c.Delay)
@@ -180,7 +173,7 @@ func (topicPartitioner) RequiresConsistency(*kgo.Record) bool { return true }
 // Partition implements kgo.TopicPartitioner.
 func (p topicPartitioner) Partition(r *kgo.Record, n int) int {
 	if r.Key == nil {
-		r = &kgo.Record{Key: header(r, PositionHeader)}
+		r = &kgo.Record{Key: header(r, origin.PositionHeader)}
 	}
 	return p.TopicPartitioner.Partition(r, n)
 }
@@ -198,39 +191,19 @@ func header(r *kgo.Record, name string) []byte {
 func (s *Sink) Encoder(t stream.Tenure) (bulk.Encoder, error) { return newEncoder(&s.cfg, t) }
 
 type encoder struct {
-	cfg      *Config
-	key      int // column; -1: the record's key
-	kind     stream.Type
-	document *document.Encoder
+	*document.Messages
+	most int64
 }
 
 func newEncoder(c *Config, t stream.Tenure) (*encoder, error) {
-	e := &encoder{cfg: c, key: -1}
-	if c.Key != "" {
-		i, ok := t.Schema.Lookup(c.Key)
-		if !ok {
-			return nil, fmt.Errorf("key is %q, which is no column of the pipeline", c.Key)
-		}
-		e.key, e.kind = i, t.Schema.Columns[i].Type
-	}
-	var err error
-	e.document, err = document.New(t.Schema, t.Partition, c.Columns)
-	return e, err
+	m, err := document.NewMessages(t.Schema, t.Partition, c.Key, c.Value, c.Columns)
+	return &encoder{m, c.MaxMessage}, err
 }
 
 func (e *encoder) Encode(key, body []byte, ev *stream.Event) ([]byte, []byte, error) {
-	if e.key >= 0 {
-		key = ev.Values[e.key].AppendText(key, e.kind)
-	} else {
-		key = append(key, ev.Record.Key...)
-	}
-	if e.cfg.Value == "record" {
-		body = append(body, ev.Record.Value...)
-	} else {
-		body = e.document.Append(body, ev)
-	}
-	if n := len(key) + len(body); int64(n) > e.cfg.MaxMessage {
-		return key, body, fmt.Errorf("the message has %d bytes; max_message is %d", n, e.cfg.MaxMessage)
+	key, body = e.AppendKey(key, ev), e.AppendValue(body, ev)
+	if n := len(key) + len(body); int64(n) > e.most {
+		return key, body, fmt.Errorf("the message has %d bytes; max_message is %d", n, e.most)
 	}
 	return key, body, nil
 }
@@ -288,9 +261,9 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 		from := len(text)
 		text = place.AppendVersion(text)
 		h := headers[3*i : 3*i+3 : 3*i+3]
-		h[0] = kgo.RecordHeader{Key: PipelineHeader, Value: pipeline}
-		h[1] = kgo.RecordHeader{Key: PartitionHeader, Value: []byte(it.Partition)}
-		h[2] = kgo.RecordHeader{Key: PositionHeader, Value: text[from:len(text):len(text)]}
+		h[0] = kgo.RecordHeader{Key: origin.PipelineHeader, Value: pipeline}
+		h[1] = kgo.RecordHeader{Key: origin.PartitionHeader, Value: []byte(it.Partition)}
+		h[2] = kgo.RecordHeader{Key: origin.PositionHeader, Value: text[from:len(text):len(text)]}
 		records[i] = kgo.Record{Topic: s.cfg.Topic, Key: it.Key, Value: it.Body, Headers: h, Timestamp: it.Record.Time}
 		client.Produce(ctx, &records[i], func(_ *kgo.Record, err error) {
 			it.Err = s.meaning(err)
@@ -354,5 +327,5 @@ func (r *Repeats) Repeated(m *kgo.Record) bool {
 	if r.logs[at] == nil {
 		r.logs[at] = new(origin.Repeats)
 	}
-	return r.logs[at].Repeated(string(header(m, PipelineHeader)), string(header(m, PartitionHeader)), string(header(m, PositionHeader)))
+	return r.logs[at].Repeated(string(header(m, origin.PipelineHeader)), string(header(m, origin.PartitionHeader)), string(header(m, origin.PositionHeader)))
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
+	"github.com/millrace-io/millrace/sinks/origin"
 	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/stream"
 	"github.com/millrace-io/millrace/testenv/broker"
@@ -33,27 +33,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // faulty makes connections on which requests to produce fail as planned.
-type faulty struct {
-	mu     sync.Mutex
-	faults []sinktest.Fault
-}
-
-func (f *faulty) fail(faults ...sinktest.Fault) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.faults = faults
-}
-
-func (f *faulty) next() (sinktest.Fault, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.faults) == 0 {
-		return 0, false
-	}
-	out := f.faults[0]
-	f.faults = f.faults[1:]
-	return out, true
-}
+type faulty struct{ sinktest.Faults }
 
 func (f *faulty) dial(ctx context.Context, network, host string) (net.Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, network, host)
@@ -64,7 +44,6 @@ type faultyConn struct {
 	net.Conn
 	f    *faulty
 	deaf atomic.Bool // what the broker answers is lost
-	hung atomic.Bool
 }
 
 // Write looks at whole requests: the client writes each at once. Bytes 4 and 5 are the kind; 0 is to produce.
@@ -72,7 +51,7 @@ func (c *faultyConn) Write(b []byte) (int, error) {
 	if len(b) < 6 || binary.BigEndian.Uint16(b[4:]) != 0 {
 		return c.Conn.Write(b)
 	}
-	fault, ok := c.f.next()
+	fault, ok := c.f.Next()
 	switch {
 	case !ok:
 		return c.Conn.Write(b)
@@ -80,8 +59,7 @@ func (c *faultyConn) Write(b []byte) (int, error) {
 		c.deaf.Store(true)
 		return c.Conn.Write(b)
 	case fault == sinktest.Hang:
-		c.hung.Store(true)
-		return len(b), nil
+		return len(b), nil // no answer comes
 	}
 	_ = c.Conn.Close()
 	return 0, errors.New("the connection is cut")
@@ -153,7 +131,7 @@ func backend(t *testing.T, address, topic string) sinktest.UpsertBackend {
 	f := new(faulty)
 	schema := newSchema(t)
 	return sinktest.UpsertBackend{
-		Schema: schema, Shape: sinktest.Log, Fail: f.fail,
+		Schema: schema, Shape: sinktest.Log, Fail: f.Set,
 		New: func(t *testing.T, _ stream.Ordering) stream.Upsert {
 			s, err := New(Config{Brokers: []string{address}, Topic: topic, Key: "user", MaxMessage: 100_000}, Options{Name: "search", Pipeline: "clicks", dial: f.dial})
 			if err != nil {
@@ -166,16 +144,8 @@ func backend(t *testing.T, address, topic string) sinktest.UpsertBackend {
 			var out []sinktest.Held
 			for _, m := range messages(t, address, topic) {
 				h := sinktest.Held{ID: string(m.Key), Values: string(m.Value)}
-				for _, header := range m.Headers {
-					switch header.Key {
-					case PartitionHeader:
-						h.Place.Partition = string(header.Value)
-					case PositionHeader:
-						pos, index, _ := strings.Cut(string(header.Value), "-")
-						h.Place.Pos, _ = stream.ParsePosition(pos)
-						_, _ = fmt.Sscanf(index, "%x", &h.Place.Index)
-					}
-				}
+				h.Place, _ = stream.ParseVersion(string(header(m, origin.PositionHeader)))
+				h.Place.Partition = string(header(m, origin.PartitionHeader))
 				out = append(out, h)
 			}
 			return out
@@ -230,7 +200,7 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 func ExampleRepeats() {
 	message := func(partition, position string) *kgo.Record {
 		return &kgo.Record{Headers: []kgo.RecordHeader{
-			{Key: PartitionHeader, Value: []byte(partition)}, {Key: PositionHeader, Value: []byte(position)},
+			{Key: origin.PartitionHeader, Value: []byte(partition)}, {Key: origin.PositionHeader, Value: []byte(position)},
 		}}
 	}
 	var seen Repeats
@@ -291,7 +261,7 @@ func TestRepeatsDropNothingThatIsNew(t *testing.T) {
 			f := new(faulty)
 			schema := newSchema(t)
 			run := func(faults ...sinktest.Fault) {
-				f.fail(faults...)
+				f.Set(faults...)
 				s, err := New(Config{Brokers: []string{b.Addr}, Topic: key, Key: key, Delay: time.Microsecond}, Options{Name: "out", dial: f.dial})
 				if err != nil {
 					t.Fatal(err)
@@ -322,7 +292,7 @@ func TestRepeatsDropNothingThatIsNew(t *testing.T) {
 					continue
 				}
 				fresh++
-				position := string(header(m, PositionHeader))
+				position := string(header(m, origin.PositionHeader))
 				if position < last[m.Partition] {
 					t.Fatalf("%s comes after %s", position, last[m.Partition])
 				}

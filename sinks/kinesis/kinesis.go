@@ -93,11 +93,8 @@ func (c *Config) Validate() error {
 	} else if !streamName.MatchString(c.Stream) {
 		problem("stream is %q; want the stream's name: letters, digits, and . _ -; or its ARN", c.Stream)
 	}
-	if c.Value != "json" && c.Value != "record" {
-		problem("value is %q; want json or record", c.Value)
-	}
-	if c.Value == "record" && len(c.Columns) > 0 {
-		problem("columns are of json; a record of value record holds the bytes as they came")
+	if err := document.CheckMessages(c.Value, c.Columns); err != nil {
+		problems = append(problems, err)
 	}
 	if c.Delay < 0 || c.Timeout < 0 {
 		problem("delay or timeout is negative")
@@ -169,44 +166,23 @@ func (s *Sink) Encoder(t stream.Tenure) (bulk.Encoder, error) { return newEncode
 
 // encoder makes the key of a write its partition key.
 type encoder struct {
+	*document.Messages
 	cfg       *Config
 	partition string
-	key       int // column; -1: the record's key
-	kind      stream.Type
-	document  *document.Encoder
 }
 
 func newEncoder(c *Config, t stream.Tenure) (*encoder, error) {
-	e := &encoder{cfg: c, partition: t.Partition, key: -1}
-	if c.Key != "" {
-		i, ok := t.Schema.Lookup(c.Key)
-		if !ok {
-			return nil, fmt.Errorf("key is %q, which is no column of the pipeline", c.Key)
-		}
-		e.key, e.kind = i, t.Schema.Columns[i].Type
-	}
-	var err error
-	e.document, err = document.New(t.Schema, t.Partition, c.Columns)
-	return e, err
+	m, err := document.NewMessages(t.Schema, t.Partition, c.Key, c.Value, c.Columns)
+	return &encoder{m, c, t.Partition}, err
 }
 
 func (e *encoder) Encode(key, body []byte, ev *stream.Event) ([]byte, []byte, error) {
 	from := len(key)
-	if e.key < 0 {
-		key = append(key, ev.Record.Key...)
-	} else if v := ev.Values[e.key]; !v.IsNull() {
-		key = v.AppendText(key, e.kind)
-	}
-	own := string(key[from:])
+	own := string(e.AppendKey(key, ev)[from:])
 	if own == "" { // the same one when it comes again
 		own = e.partition + "/" + stream.PlaceOf(e.partition, ev).Version()
 	}
-	key = append(key[:from], source.PartitionKey(own)...)
-	if e.cfg.Value == "record" {
-		body = append(body, ev.Record.Value...)
-	} else {
-		body = e.document.Append(body, ev)
-	}
+	key, body = append(key, source.PartitionKey(own)...), e.AppendValue(body, ev)
 	if n := len(key) + len(body) + e.cfg.around(); int64(n) > e.cfg.MaxRecord {
 		return key, body, fmt.Errorf("the record has %d bytes; max_record is %d", n, e.cfg.MaxRecord)
 	}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -149,10 +148,8 @@ func placeOf(t testing.TB, document []byte) (p stream.Place) {
 	if err := json.Unmarshal(document, &d); err != nil {
 		t.Fatal(err)
 	}
+	p, _ = stream.ParseVersion(d.Position)
 	p.Partition = d.Partition
-	pos, index, _ := strings.Cut(d.Position, "-")
-	p.Pos, _ = stream.ParsePosition(pos)
-	_, _ = fmt.Sscanf(index, "%x", &p.Index)
 	return p
 }
 
@@ -175,18 +172,16 @@ func backend(t *testing.T, client *kinesis.Client, cfg Config, fail func(...sink
 
 // faulty decides on calls that put records.
 func faulty(s *server.Server, faults ...sinktest.Fault) {
-	var mu sync.Mutex
+	var fates sinktest.Faults
+	fates.Set(faults...)
 	s.Intercept(func(c server.Call) server.Fault {
 		if c.Operation != "PutRecords" {
 			return server.Fault{}
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		if len(faults) == 0 {
+		f, fails := fates.Next()
+		if !fails {
 			return server.Fault{}
 		}
-		f := faults[0]
-		faults = faults[1:]
 		switch f {
 		case sinktest.LostAnswer:
 			return server.Fault{Cut: true, Done: true}

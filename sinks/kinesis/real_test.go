@@ -4,13 +4,8 @@ package kinesis
 
 import (
 	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,70 +16,6 @@ import (
 	server "github.com/millrace-io/millrace/testenv/kinesis"
 	"github.com/millrace-io/millrace/testenv/npm"
 )
-
-// proxy stands before a server that has no faults of its own.
-type proxy struct {
-	next http.Handler
-
-	mu     sync.Mutex
-	faults []sinktest.Fault
-}
-
-func (p *proxy) fail(faults ...sinktest.Fault) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.faults = faults
-}
-
-func (p *proxy) fate(r *http.Request) (sinktest.Fault, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".PutRecords") || len(p.faults) == 0 {
-		return 0, false
-	}
-	f := p.faults[0]
-	p.faults = p.faults[1:]
-	return f, true
-}
-
-func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	fault, ok := p.fate(r)
-	switch {
-	case !ok:
-		p.next.ServeHTTP(w, r)
-		return
-	case fault == sinktest.Unavailable:
-		panic(http.ErrAbortHandler)
-	case fault == sinktest.LostAnswer:
-		p.next.ServeHTTP(httptest.NewRecorder(), r)
-		panic(http.ErrAbortHandler)
-	case fault == sinktest.Hang:
-		_, _ = io.Copy(io.Discard, r.Body) // only at its end the server begins to notice that the client goes
-		<-r.Context().Done()
-		panic(http.ErrAbortHandler)
-	}
-	w.WriteHeader(http.StatusBadRequest) // Partial too: the proxy does not know the answer's form
-	fmt.Fprint(w, `{"__type":"ProvisionedThroughputExceededException","message":"too busy"}`)
-}
-
-// proxied is a proxy before the server at address, and its URL.
-func proxied(t *testing.T, address string) (*proxy, string) {
-	t.Helper()
-	to, err := url.Parse(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	through, transport := httputil.NewSingleHostReverseProxy(to), new(http.Transport)
-	through.Transport = transport
-	p := &proxy{next: through}
-	s := httptest.NewServer(p)
-	t.Cleanup(func() {
-		s.CloseClientConnections()
-		s.Close()
-		transport.CloseIdleConnections()
-	})
-	return p, s.URL
-}
 
 // against runs the suite on another's server, a stream for each rule.
 func against(t *testing.T, start func() (*npm.Server, error)) {
@@ -101,11 +32,16 @@ func against(t *testing.T, start func() (*npm.Server, error)) {
 	for name, cfg := range map[string]Config{"plain": {}, "aggregate": {Aggregate: true}} {
 		t.Run(name, func(t *testing.T) {
 			sinktest.RunUpsert(t, func(t *testing.T) sinktest.UpsertBackend {
-				p, address := proxied(t, other.URL())
-				environment(t, address)
+				p := sinktest.NewProxy(t, other.URL())
+				p.Writes = func(r *http.Request) bool { return strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".PutRecords") }
+				p.Busy = func(w http.ResponseWriter, _ *http.Request, _ bool, _ http.Handler) {
+					w.WriteHeader(http.StatusBadRequest)
+					fmt.Fprint(w, `{"__type":"ProvisionedThroughputExceededException","message":"too busy"}`)
+				}
+				environment(t, p.URL)
 				streams++
 				cfg.Stream = fmt.Sprintf("out-%d", streams)
-				client := newClient(t, address)
+				client := newClient(t, p.URL)
 				if _, err := client.CreateStream(t.Context(), &kinesis.CreateStreamInput{StreamName: &cfg.Stream, ShardCount: aws.Int32(2)}); err != nil {
 					t.Fatal(err)
 				}
@@ -117,7 +53,7 @@ func against(t *testing.T, start func() (*npm.Server, error)) {
 				if err := newSink(t, cfg).Probe(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				return backend(t, client, cfg, p.fail)
+				return backend(t, client, cfg, p.Set)
 			})
 		})
 	}

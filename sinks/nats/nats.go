@@ -104,11 +104,8 @@ func (c *Config) Validate() error {
 	if err := checkSubject(c.Subject); err != nil {
 		problems = append(problems, err)
 	}
-	if c.Value != "json" && c.Value != "record" {
-		problem("value is %q; want json or record", c.Value)
-	}
-	if c.Value == "record" && len(c.Columns) > 0 {
-		problem("columns are of json; a message of value record holds the bytes as they came")
+	if err := document.CheckMessages(c.Value, c.Columns); err != nil {
+		problems = append(problems, err)
 	}
 	if c.Delay < 0 || c.Timeout < 0 {
 		problem("delay or timeout is negative")
@@ -164,26 +161,14 @@ func (s *Sink) Encoder(t stream.Tenure) (bulk.Encoder, error) { return newEncode
 
 // encoder makes the key of a write its subject, a line's end, and the message's key.
 type encoder struct {
-	cfg      *Config
-	subject  []word
-	key      int // column; -1: the record's key
-	kind     stream.Type
-	document *document.Encoder
+	*document.Messages
+	subject []word
 }
 
 func newEncoder(c *Config, t stream.Tenure) (*encoder, error) {
 	subject, wrong := parseSubject(c.Subject, t.Schema)
-	e := &encoder{cfg: c, subject: subject, key: -1}
-	if c.Key != "" {
-		i, ok := t.Schema.Lookup(c.Key)
-		if !ok {
-			return nil, errors.Join(wrong, fmt.Errorf("key is %q, which is no column of the pipeline", c.Key))
-		}
-		e.key, e.kind = i, t.Schema.Columns[i].Type
-	}
-	var err error
-	e.document, err = document.New(t.Schema, t.Partition, c.Columns)
-	return e, errors.Join(wrong, err)
+	m, err := document.NewMessages(t.Schema, t.Partition, c.Key, c.Value, c.Columns)
+	return &encoder{m, subject}, errors.Join(wrong, err)
 }
 
 // maxSubject keeps clear of the 4,096 bytes that a server takes of a line; it ends the connection of who sends more.
@@ -193,16 +178,7 @@ func (e *encoder) Encode(key, body []byte, ev *stream.Event) ([]byte, []byte, er
 	if key = appendSubject(key, e.subject, ev); len(key) > maxSubject {
 		return key, body, fmt.Errorf("the subject has %d bytes; want at most %d", len(key), maxSubject)
 	}
-	key = append(key, '\n')
-	if e.key < 0 {
-		key = append(key, ev.Record.Key...)
-	} else if v := ev.Values[e.key]; !v.IsNull() {
-		key = v.AppendText(key, e.kind)
-	}
-	if e.cfg.Value == "record" {
-		return key, append(body, ev.Record.Value...), nil
-	}
-	return key, e.document.Append(body, ev), nil
+	return e.AppendKey(append(key, '\n'), ev), e.AppendValue(body, ev), nil
 }
 
 // Idle closes the connection.

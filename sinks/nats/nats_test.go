@@ -9,7 +9,6 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -36,27 +35,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // faulty makes connections on which publishes fail as planned.
-type faulty struct {
-	mu     sync.Mutex
-	faults []sinktest.Fault
-}
-
-func (f *faulty) fail(faults ...sinktest.Fault) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.faults = faults
-}
-
-func (f *faulty) next() (sinktest.Fault, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.faults) == 0 {
-		return 0, false
-	}
-	out := f.faults[0]
-	f.faults = f.faults[1:]
-	return out, true
-}
+type faulty struct{ sinktest.Faults }
 
 // Dial makes faulty a nats.CustomDialer.
 func (f *faulty) Dial(network, address string) (net.Conn, error) {
@@ -79,7 +58,7 @@ func (c *faultyConn) Write(b []byte) (int, error) {
 	if !bytes.Contains(b, []byte("Nats-Msg-Id")) {
 		return c.Conn.Write(b)
 	}
-	fault, ok := c.f.next()
+	fault, ok := c.f.Next()
 	switch {
 	case !ok:
 		return c.Conn.Write(b)
@@ -201,7 +180,7 @@ func backend(t *testing.T, url, name string, window time.Duration, options ...na
 	js := connect(t, url, options...)
 	create(t, js, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".>"}, Duplicates: window})
 	return sinktest.UpsertBackend{
-		Schema: newSchema(t), Shape: sinktest.Log, Fail: f.fail,
+		Schema: newSchema(t), Shape: sinktest.Log, Fail: f.Set,
 		New: func(t *testing.T, _ stream.Ordering) stream.Upsert {
 			s, err := New(Config{URL: url, Stream: name, Subject: name + ".{user}", Key: "user"}, Options{
 				Name: "search", Pipeline: "clicks", Connect: append([]nats.Option{nats.SetCustomDialer(f)}, options...),
@@ -216,10 +195,8 @@ func backend(t *testing.T, url, name string, window time.Duration, options ...na
 			var out []sinktest.Held
 			for _, m := range messages(t, js, name) {
 				h := sinktest.Held{ID: strings.TrimPrefix(m.Subject, name+"."), Values: string(m.Data)}
+				h.Place, _ = stream.ParseVersion(m.Header.Get(origin.PositionHeader))
 				h.Place.Partition = m.Header.Get(origin.PartitionHeader)
-				pos, index, _ := strings.Cut(m.Header.Get(origin.PositionHeader), "-")
-				h.Place.Pos, _ = stream.ParsePosition(pos)
-				_, _ = fmt.Sscanf(index, "%x", &h.Place.Index)
 				out = append(out, h)
 			}
 			return out
@@ -268,7 +245,7 @@ func TestAReplayWithinTheDuplicateWindowIsStoredOnce(t *testing.T) {
 	f := new(faulty)
 	cfg := Config{URL: s.URL(), Stream: "S", Subject: "clicks.{user}"}
 	for range 2 {
-		f.fail(sinktest.LostAnswer, sinktest.Throttled, sinktest.Partial, sinktest.LostAnswer)
+		f.Set(sinktest.LostAnswer, sinktest.Throttled, sinktest.Partial, sinktest.LostAnswer)
 		if _, err := writes(t, cfg, 500, nats.SetCustomDialer(f)); err != nil {
 			t.Fatal(err)
 		}
@@ -387,7 +364,7 @@ func TestWordsOfASubjectHoldWhatASubjectMay(t *testing.T) {
 	}
 	e := sinktest.Events(schema)(0, 1)[0]
 	e.Values[stream.Country] = stream.StringValue(strings.Repeat("x", 5000))
-	if _, _, err := (&encoder{cfg: new(Config), subject: words}).Encode(nil, nil, e); err == nil {
+	if _, _, err := (&encoder{subject: words}).Encode(nil, nil, e); err == nil {
 		t.Error("a subject that would end the connection is sent")
 	}
 }

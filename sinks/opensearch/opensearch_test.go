@@ -63,10 +63,8 @@ func scripts() map[string]func(source, params map[string]any) string {
 }
 
 func placeOf(partition, version, us any) stream.Place {
-	p := stream.Place{Partition: partition.(string)}
-	pos, index, _ := strings.Cut(version.(string), "-")
-	p.Pos, _ = stream.ParsePosition(pos)
-	_, _ = fmt.Sscanf(index, "%x", &p.Index)
+	p, _ := stream.ParseVersion(version.(string))
+	p.Partition = partition.(string)
 	if n, ok := us.(json.Number); ok {
 		i, _ := n.Int64()
 		p.Time = time.UnixMicro(i)

@@ -10,10 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,74 +21,8 @@ import (
 	standin "github.com/millrace-io/millrace/testenv/opensearch"
 )
 
-// proxy stands before a real node and lets bulk requests fail.
-type proxy struct {
-	url  string
-	node http.Handler
-
-	mu     sync.Mutex
-	faults []sinktest.Fault
-}
-
-func newProxy(t *testing.T, node string) *proxy {
-	to, err := url.Parse(node)
-	if err != nil {
-		t.Fatal(err)
-	}
-	through := httputil.NewSingleHostReverseProxy(to)
-	transport := new(http.Transport)
-	through.Transport = transport
-	p := &proxy{node: through}
-	s := httptest.NewServer(p)
-	t.Cleanup(func() {
-		s.CloseClientConnections()
-		s.Close()
-		transport.CloseIdleConnections()
-	})
-	p.url = s.URL
-	return p
-}
-
-func (p *proxy) fail(faults ...sinktest.Fault) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.faults = faults
-}
-
-func (p *proxy) next(r *http.Request) (sinktest.Fault, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r.URL.Path != "/_bulk" || len(p.faults) == 0 {
-		return 0, false
-	}
-	f := p.faults[0]
-	p.faults = p.faults[1:]
-	return f, true
-}
-
-func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f, ok := p.next(r)
-	switch {
-	case !ok:
-		p.node.ServeHTTP(w, r)
-	case f == sinktest.Unavailable:
-		panic(http.ErrAbortHandler)
-	case f == sinktest.Throttled:
-		http.Error(w, `{"error":{"type":"rejected_execution_exception","reason":"too busy"},"status":429}`, http.StatusTooManyRequests)
-	case f == sinktest.LostAnswer:
-		p.node.ServeHTTP(httptest.NewRecorder(), r)
-		panic(http.ErrAbortHandler)
-	case f == sinktest.Hang:
-		_, _ = io.Copy(io.Discard, r.Body) // only then the server notices that the client goes
-		<-r.Context().Done()
-		panic(http.ErrAbortHandler)
-	case f == sinktest.Partial:
-		p.everySecond(w, r)
-	}
-}
-
 // everySecond sends half of the items on, and answers for the others as a node does whose queue is full.
-func (p *proxy) everySecond(w http.ResponseWriter, r *http.Request) {
+func everySecond(w http.ResponseWriter, r *http.Request, node http.Handler) {
 	body, _ := io.ReadAll(r.Body)
 	lines := bytes.SplitAfter(body, []byte("\n"))
 	var sent []byte
@@ -104,7 +35,7 @@ func (p *proxy) everySecond(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(sent)), int64(len(sent))
 	record := httptest.NewRecorder()
-	p.node.ServeHTTP(record, r)
+	node.ServeHTTP(record, r)
 	var answer struct {
 		Items []json.RawMessage `json:"items"`
 	}
@@ -140,13 +71,21 @@ func TestRealOpenSearchKeepsTheRulesOfAnUpsertSink(t *testing.T) {
 	for name, s := range shapes() {
 		t.Run(name, func(t *testing.T) {
 			sinktest.RunUpsert(t, func(t *testing.T) sinktest.UpsertBackend {
-				p := newProxy(t, node.URL)
+				p := sinktest.NewProxy(t, node.URL)
+				p.Writes = func(r *http.Request) bool { return r.URL.Path == "/_bulk" }
+				p.Busy = func(w http.ResponseWriter, r *http.Request, all bool, node http.Handler) {
+					if !all {
+						everySecond(w, r, node)
+						return
+					}
+					http.Error(w, `{"error":{"type":"rejected_execution_exception","reason":"too busy"},"status":429}`, http.StatusTooManyRequests)
+				}
 				cfg, n := s.cfg, places.Add(1)
-				cfg.URL, cfg.Index = p.url, fmt.Sprintf("r%d-%s", n, cfg.Index)
+				cfg.URL, cfg.Index = p.URL, fmt.Sprintf("r%d-%s", n, cfg.Index)
 				if cfg.Alias != "" {
 					cfg.Alias = fmt.Sprintf("r%d", n)
 				}
-				return backend(t, cfg, s.short, s.shape, p.fail)
+				return backend(t, cfg, s.short, s.shape, p.Set)
 			})
 		})
 	}

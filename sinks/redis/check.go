@@ -3,7 +3,6 @@ package redis
 import (
 	"context"
 	"fmt"
-	"hash/maphash"
 	"maps"
 	"slices"
 	"strconv"
@@ -11,21 +10,20 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/millrace-io/millrace/sinks/bulk"
 	"github.com/millrace-io/millrace/stream"
 )
 
 var _ stream.Checker = (*Sink)(nil)
 
-const (
-	sampleOf = 16  // one in how many keys a check without deep looks at
-	shown    = 20  // how many problems of one kind are named
-	page     = 500 // rows that are asked for at once
-)
+const page = 500 // rows that are asked for at once
 
 // expected is the newest event of a key, and the row that it makes.
-type expected struct {
-	place   stream.Place
-	row     map[string]string
+type expected = bulk.Expected[wanted]
+
+// wanted is what the script makes of a write.
+type wanted struct {
+	fields  map[string]string
 	ends    int64 // milliseconds since 1970; 0: never
 	deleted bool
 }
@@ -33,7 +31,7 @@ type expected struct {
 // Check computes the rows anew from the lake and compares them with the server's: of a sample of the keys, or, with deep, of
 // all; then it also looks for rows with the prefix that no event made. It holds the rows of the keys that it looks at.
 func (s *Sink) Check(ctx context.Context, l stream.Lake, deep bool) (stream.SinkReport, []stream.Problem, error) {
-	r := stream.SinkReport{Sink: s.o.Name, How: fmt.Sprintf("a sample of 1 in %d rows", sampleOf)}
+	r := stream.SinkReport{Sink: s.o.Name, How: fmt.Sprintf("a sample of 1 in %d rows", bulk.SampleOf)}
 	if deep {
 		r.How = "every row"
 	}
@@ -41,7 +39,7 @@ func (s *Sink) Check(ctx context.Context, l stream.Lake, deep bool) (stream.Sink
 	if err != nil {
 		return r, nil, err
 	}
-	c := checking{Sink: s, lake: l, want: want, report: &r, more: map[stream.ProblemKind]int{}}
+	c := checking{Sink: s, lake: l, want: want, report: &r, problems: stream.Problems{Sink: s.o.Name}}
 	if c.link, err = s.connect(ctx); err != nil {
 		return r, nil, err
 	}
@@ -55,66 +53,38 @@ func (s *Sink) Check(ctx context.Context, l stream.Lake, deep bool) (stream.Sink
 			return r, nil, err
 		}
 	}
-	for _, kind := range slices.Sorted(maps.Keys(c.more)) {
-		if more := c.more[kind] - shown; more > 0 {
-			c.problems = append(c.problems, stream.Problem{Kind: kind, Sink: s.o.Name, Text: fmt.Sprintf("and %d more", more)})
-		}
-	}
 	if c.others > 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("%d keys are of others; give the sink a prefix of its own", c.others))
 	}
-	return r, c.problems, nil
+	return r, c.problems.All(), nil
 }
 
 // expect is the rows that should be there, by key.
-func (s *Sink) expect(ctx context.Context, l stream.Lake, deep bool) (map[string]*expected, error) {
-	seed := maphash.MakeSeed()
-	want := map[string]*expected{}
-	encoders := map[string]*encoder{}
-	var key, body []byte
-	err := l.Events(ctx, func(partition string, e *stream.Event) (err error) {
-		enc := encoders[partition]
-		if enc == nil {
-			if enc, err = s.encoder(partition); err != nil {
-				return err
-			}
-			encoders[partition] = enc
-		}
-		place := stream.PlaceOf(partition, e)
-		if key, body, err = enc.Encode(key[:0], body[:0], e); err != nil || l.Refused(partition, e.Record.Pos) {
-			return nil //nolint:nilerr // it stands in the dead letters
-		}
-		if !deep && maphash.Bytes(seed, key)%sampleOf != 0 {
-			return nil
-		}
-		if old, there := want[string(key)]; there && !s.o.Ordering.Later(place, old.place) {
-			return nil
-		}
-		want[string(key)], err = s.expected(place, body)
-		return err
+func (s *Sink) expect(ctx context.Context, l stream.Lake, deep bool) (map[string]expected, error) {
+	encoder := func(partition string) (bulk.Encoder, error) { return s.encoder(partition) }
+	return bulk.Expect(ctx, l, s.o.Ordering, deep, encoder, func(place stream.Place, _ *stream.Event, body []byte) (wanted, error) {
+		return s.wanted(place, body)
 	})
-	return want, err
 }
 
-// expected is what the script makes of a write.
-func (s *Sink) expected(place stream.Place, body []byte) (*expected, error) {
+func (s *Sink) wanted(place stream.Place, body []byte) (wanted, error) {
 	args, err := arguments(nil, body)
 	if err != nil {
-		return nil, err
+		return wanted{}, err
 	}
-	e := &expected{place: place, deleted: args[1] == "1", row: map[string]string{"_partition": place.Partition, "_position": place.Version()}}
+	w := wanted{deleted: args[1] == "1", fields: map[string]string{"_partition": place.Partition, "_position": place.Version()}}
 	if args[0] != "" {
-		if e.ends, err = strconv.ParseInt(args[0], 10, 64); err != nil {
-			return nil, err
+		if w.ends, err = strconv.ParseInt(args[0], 10, 64); err != nil {
+			return wanted{}, err
 		}
 	}
 	if s.o.Ordering == stream.ByTime {
-		e.row["_time"] = strconv.FormatInt(place.Micros(), 10)
+		w.fields["_time"] = strconv.FormatInt(place.Micros(), 10)
 	}
 	for i := 2; i < len(args); i += 2 {
-		e.row[args[i]] = args[i+1]
+		w.fields[args[i]] = args[i+1]
 	}
-	return e, nil
+	return w, nil
 }
 
 // checking is one Check under way.
@@ -122,17 +92,10 @@ type checking struct {
 	*Sink
 	link     *link
 	lake     stream.Lake
-	want     map[string]*expected
+	want     map[string]expected
 	report   *stream.SinkReport
-	problems []stream.Problem
-	more     map[stream.ProblemKind]int
+	problems stream.Problems
 	others   int // keys without a prefix that are none of ours
-}
-
-func (c *checking) problem(kind stream.ProblemKind, partition, format string, args ...any) {
-	if c.more[kind]++; c.more[kind] <= shown {
-		c.problems = append(c.problems, stream.Problem{Kind: kind, Sink: c.o.Name, Partition: partition, Text: fmt.Sprintf(format, args...)})
-	}
 }
 
 // get looks at the keys that are wanted.
@@ -192,42 +155,40 @@ func (c *checking) now(ctx context.Context) (int64, error) {
 
 // ahead says that a row is of an event that is not in the lake yet.
 func (c *checking) ahead(fields map[string]string) bool {
-	pos, err := stream.ParsePosition(strings.SplitN(fields["_position"], "-", 2)[0])
-	to, any := c.lake.Committed(fields["_partition"])
-	return err == nil && (!any || pos.Compare(to) > 0)
+	return stream.Ahead(c.lake, fields["_partition"], fields["_position"])
 }
 
 // judge compares one row, read between two times, with its newest event.
-func (c *checking) judge(key string, want *expected, have row, before, after int64) {
-	ended := func(now int64) bool { return want.ends != 0 && want.ends <= now }
+func (c *checking) judge(key string, want expected, have row, before, after int64) {
+	ended := func(now int64) bool { return want.Row.ends != 0 && want.Row.ends <= now }
 	live := have.there() && have.fields["_deleted"] == ""
 	differs := func(format string, args ...any) {
-		c.problem(stream.Differs, want.place.Partition, "row %q "+format, append([]any{key}, args...)...)
+		c.problems.Add(stream.Differs, want.Place.Partition, "row %q "+format, append([]any{key}, args...)...)
 	}
 	switch {
 	case have.err == nil && c.ahead(have.fields):
-		if !want.deleted && !ended(after) {
+		if !want.Row.deleted && !ended(after) {
 			c.report.Expected++
 			c.report.Found++
 		}
 		return
-	case want.deleted && live:
-		differs("is there, and its newest event, at %s, deletes it", want.place.Version())
+	case want.Row.deleted && live:
+		differs("is there, and its newest event, at %s, deletes it", want.Place.Version())
 		return
 	case ended(before) && live:
-		differs("of the event at %s is there after its end", want.place.Version())
+		differs("of the event at %s is there after its end", want.Place.Version())
 		return
-	case want.deleted, ended(after): // nothing, or a mark
+	case want.Row.deleted, ended(after): // nothing, or a mark
 		return
 	}
 	c.report.Expected++
 	switch {
 	case !have.there():
-		c.problem(stream.Missing, want.place.Partition, "row %q, of the event at %s, is not there", key, want.place.Version())
+		c.problems.Add(stream.Missing, want.Place.Partition, "row %q, of the event at %s, is not there", key, want.Place.Version())
 	case have.err != nil:
 		differs("is no hash")
-	case !maps.Equal(have.fields, want.row):
-		differs("differs from its newest event, at %s: %s", want.place.Version(), difference(have.fields, want.row))
+	case !maps.Equal(have.fields, want.Row.fields):
+		differs("differs from its newest event, at %s: %s", want.Place.Version(), difference(have.fields, want.Row.fields))
 	default:
 		c.report.Found++
 	}
@@ -296,7 +257,7 @@ func (c *checking) extra(ctx context.Context, keys []string) error {
 		case !ours && c.cfg.Prefix == "":
 			c.others++
 		default:
-			c.problem(stream.Extra, fields["_partition"], "row %q is of no committed event", key)
+			c.problems.Add(stream.Extra, fields["_partition"], "row %q is of no committed event", key)
 		}
 	}
 	return nil

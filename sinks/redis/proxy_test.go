@@ -20,9 +20,10 @@ type proxy struct {
 	listener net.Listener
 	running  sync.WaitGroup
 
-	mu     sync.Mutex
-	faults []sinktest.Fault
-	conns  map[net.Conn]struct{}
+	sinktest.Faults
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
 }
 
 func newProxy(t testing.TB, to string) *proxy {
@@ -52,24 +53,7 @@ func (p *proxy) close() {
 	p.running.Wait()
 }
 
-func (p *proxy) fail(faults ...sinktest.Fault) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.faults = faults
-}
-
 const none sinktest.Fault = -1
-
-func (p *proxy) next() sinktest.Fault {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.faults) == 0 {
-		return none
-	}
-	f := p.faults[0]
-	p.faults = p.faults[1:]
-	return f
-}
 
 func (p *proxy) accept() {
 	for {
@@ -113,7 +97,12 @@ func (p *proxy) serve(c net.Conn) {
 		if write := bytes.Contains(command, []byte("\r\nEVAL")) && !bytes.Contains(command, []byte("return 1\r\n")); !write {
 			fault = none
 		} else if fresh {
-			fault, i = p.next(), 0
+			i = 0
+			if next, fails := p.Next(); fails {
+				fault = next
+			} else {
+				fault = none
+			}
 		}
 		var answer []byte
 		switch {

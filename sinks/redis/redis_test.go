@@ -134,10 +134,9 @@ func held(t testing.TB, address, prefix string) []sinktest.Held {
 			continue
 		}
 		text, _ := json.Marshal(row)
-		pos, index, _ := strings.Cut(row["_position"], "-")
-		h := sinktest.Held{ID: key, Place: stream.Place{Partition: row["_partition"]}, Values: string(text)}
-		h.Place.Pos, _ = stream.ParsePosition(pos)
-		_, _ = fmt.Sscanf(index, "%x", &h.Place.Index)
+		h := sinktest.Held{ID: key, Values: string(text)}
+		h.Place, _ = stream.ParseVersion(row["_position"])
+		h.Place.Partition = row["_partition"]
 		out = append(out, h)
 	}
 	return out
@@ -150,7 +149,7 @@ func backend(t *testing.T, address, prefix string) sinktest.UpsertBackend {
 	p := newProxy(t, address)
 	schema := newSchema(t)
 	return sinktest.UpsertBackend{
-		Schema: schema, Shape: sinktest.Keyed, Fail: p.fail,
+		Schema: schema, Shape: sinktest.Keyed, Fail: p.Set,
 		New: func(t *testing.T, o stream.Ordering) stream.Upsert {
 			return open(t, p, Config{Prefix: prefix}, Options{Schema: schema, Ordering: o, Delete: deletes})
 		},

@@ -19,9 +19,16 @@ import (
 // drainBytes is how much of a file is under way at once.
 const drainBytes = 4 << 20
 
+// Between two tries of a file.
+const (
+	minWait = time.Second
+	maxWait = time.Minute
+)
+
 // drainAll sends the published files, oldest first, until the tenure ends.
 func (w *writer) drainAll(ctx context.Context) {
 	defer close(w.done)
+	wait := minWait
 	for ctx.Err() == nil {
 		f, ok := w.oldest()
 		if !ok {
@@ -38,14 +45,29 @@ func (w *writer) drainAll(ctx context.Context) {
 		}
 		err := w.drainOne(ctx, f)
 		<-w.sink.drain
-		if err == nil || ctx.Err() != nil {
+		if ctx.Err() != nil {
+			return
+		}
+		w.failing(err)
+		if err == nil {
+			wait = minWait
 			continue
 		}
 		w.sink.o.Log.Warn("what is set aside cannot be drained; trying again", "sink", w.sink.o.Name, "file", f.key, "error", err)
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(wait):
 		case <-ctx.Done():
 		}
+		wait = min(2*wait, maxWait) // what is before the damage in a file is sent again each time
+	}
+}
+
+// failing says why the oldest file cannot be drained; nil: it could.
+func (w *writer) failing(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.state.Failing = ""; err != nil {
+		w.state.Failing = err.Error()
 	}
 }
 

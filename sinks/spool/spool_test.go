@@ -443,7 +443,7 @@ func TestAFatalSinkIsSetAsideTooAndADamagedFileIsSaid(t *testing.T) {
 	p.server.set(nil)
 	w.write(5, 5, "")
 	w.commit()
-	time.Sleep(20 * time.Millisecond)
+	p.until("the damage is said", func() bool { return strings.Contains(p.sink.Stats().Spool.Failing, "read search/") })
 	if got := p.server.got(); len(got) > 0 {
 		t.Errorf("%v is sent past a damaged file", got)
 	}

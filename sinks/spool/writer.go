@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -31,7 +32,7 @@ type writer struct {
 	receipts []stream.Receipt
 
 	mu      sync.Mutex
-	state   stream.SpoolStats // Spooling only
+	state   stream.SpoolStats // Spooling and Failing only
 	files   []file            // published and not drained, in order
 	known   map[string]bool   // all that were published in this tenure
 	refused []*stream.DeadLetter
@@ -286,6 +287,7 @@ func (w *writer) addTo(s *stream.SpoolStats) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.Spooling = s.Spooling || w.state.Spooling
+	s.Failing = cmp.Or(s.Failing, w.state.Failing)
 	for _, f := range w.files {
 		s.Files++
 		s.Bytes += f.bytes

@@ -130,7 +130,11 @@ func sinkLines(sinks map[string]stream.SinkStats) []string {
 			lines = append(lines, fmt.Sprintf("sink %s fails since %s, %d writes wait: %s", name, s.FailingSince.UTC().Format(time.RFC3339), s.Waiting, s.Failing))
 		}
 		if s.Spool != nil && (s.Spool.Spooling || s.Spool.Files > 0) {
-			lines = append(lines, fmt.Sprintf("sink %s is behind: %d files with %d bytes are set aside", name, s.Spool.Files, s.Spool.Bytes))
+			line := fmt.Sprintf("sink %s is behind: %d files with %d bytes are set aside", name, s.Spool.Files, s.Spool.Bytes)
+			if s.Spool.Failing != "" {
+				line += ", and cannot be drained: " + s.Spool.Failing
+			}
+			lines = append(lines, line)
 		}
 	}
 	return lines
