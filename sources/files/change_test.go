@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -262,6 +263,25 @@ func TestTruncatedFileIsANewGeneration(t *testing.T) {
 	w.holds("in/access.log", numbered(0, 5)...)
 	w.holds("in/access.log#2", numbered(100, 102)...)
 	w.holds("in/access.log#3", numbered(200, 250)...)
+}
+
+func TestRewrittenWhileItsEndIsDelivered(t *testing.T) {
+	w := newWorld(t, Config{Follow: true, Paths: []string{"in/access.log"}})
+	w.write("in/access.log", joined(numbered(0, 5)))
+	var once sync.Once
+	w.crash = func(_ string, n int) bool { // after the end was read, before the reader looks for more
+		if n == 5 {
+			once.Do(func() { w.write("in/access.log", joined(numbered(100, 150))) })
+		}
+		return false
+	}
+	stop := w.start()
+	w.delivered("in/access.log#2", 50)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.holds("in/access.log", numbered(0, 5)...)
+	w.holds("in/access.log#2", numbered(100, 150)...)
 }
 
 func TestCopyAndTruncateReadsNothingTwice(t *testing.T) {

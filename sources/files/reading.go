@@ -249,7 +249,7 @@ func (r *reading) wait(ctx context.Context, cause error) (bool, error) {
 	r.idle.Store(time.Now().UnixNano())
 	r.tenure.behind.Store(false)
 	defer r.idle.Store(0)
-	probe, err := r.probe()
+	probe, err := r.probeRead()
 	if err != nil {
 		return false, err
 	}
@@ -315,7 +315,7 @@ func (r *reading) isAway(ctx context.Context) (bool, error) {
 // probeSize is how many bytes before the end of a plain file are compared when it has grown.
 const probeSize = 1 << 10
 
-// probe reads the last bytes before the end.
+// probe is the last bytes before the position as the file has them now.
 func (r *reading) probe() ([]byte, error) {
 	if r.compressed() {
 		return nil, nil
@@ -327,6 +327,17 @@ func (r *reading) probe() ([]byte, error) {
 		return nil, err
 	}
 	return probe[:n], nil
+}
+
+// probeRead is probe as they were read: the file may be another since.
+func (r *reading) probeRead() ([]byte, error) {
+	probe, err := r.probe()
+	if err != nil || r.compressed() {
+		return nil, err
+	}
+	read := r.split.buf[max(0, len(r.split.buf)-probeSize):]
+	want := int(min(r.position(), probeSize))
+	return append(probe[:min(len(probe), want-len(read))], read...), nil
 }
 
 // grown reads on, unless what is before the end is no longer what it was.
