@@ -2,6 +2,7 @@ package expr
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"testing"
 
@@ -55,8 +56,12 @@ func TestConditionsAllocateNothing(t *testing.T) {
 		e := click(t, stream.NewBatch(schema))
 		where(e) // the arena and the verdicts
 		where(e)
-		if n := testing.AllocsPerRun(100, func() { where(e) }); n > 0 {
-			t.Errorf("%s: %v allocations", src, n)
+		least := math.Inf(1) // under -race a sync.Pool forgets one in four
+		for range 20 {
+			least = min(least, testing.AllocsPerRun(3, func() { where(e) }))
+		}
+		if least > 0 {
+			t.Errorf("%s: %v allocations", src, least)
 		}
 	}
 }
