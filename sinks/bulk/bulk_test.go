@@ -23,11 +23,11 @@ import (
 //
 //	take: no delay -> AWriteLeavesWithinTheDelayWithoutAFlush
 //	full: the size is not counted -> AFullRequestLeavesAtOnceAndNoneIsLarger
-//	replaces: the writer is not compared -> WritesOfTwoPartitionsNeverReplaceEachOther
-//	landed: the older write is not repeated -> AnOlderWriteGoesOnWhenTheNewestIsRefused
-//	aside: a held key goes on; release: all of the chain -> EveryWriteIsSettledOnceInOrderUnderAllFaults
+//	replaces: the writer is not compared -> WritesOfTwoPartitionsNeverReplaceEachOther (hangs)
+//	landed: the older write is not repeated -> AnOlderWriteGoesOnWhenTheNewestIsRefused (hangs)
+//	aside: a held key goes on -> EveryWriteIsSettledOnceInOrderUnderAllFaults
 //	putBack: behind what has to be repeated already -> EveryWriteIsSettledOnceInOrderUnderAllFaults
-//	withdraw: the flight is not waited for -> CloseEndsARequestThatHangsAndTheOthersWritesGoOn
+//	withdraw: a request under way is not looked at -> CloseEndsARequestThatHangsAndTheOthersWritesGoOn
 //	hash: LogOrder by the key -> EveryWriteIsSettledOnceInOrderUnderAllFaults
 //	landed: no poke -> AFatalErrorReachesTheEngine (hangs)
 

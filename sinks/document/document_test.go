@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/millrace-io/millrace/sinks/document"
 	"github.com/millrace-io/millrace/sinks/sinktest"
@@ -89,6 +90,9 @@ func TestADocumentHasWhatTheEventHas(t *testing.T) {
 func TestStringsAreAsEncodingJSONHasThem(t *testing.T) {
 	for _, s := range []string{"", "plain", "ünï", "a\"b\\c\nd\re\tf\x00\x1f", "\xff", "ok\xc3", "\u2028é\U0001F600", "�"} {
 		text := document.AppendString(nil, s)
+		if !utf8.Valid(text) { // which encoding/json would mend in silence
+			t.Errorf("%q becomes %q", s, text)
+		}
 		var back string
 		if err := json.Unmarshal(text, &back); err != nil {
 			t.Errorf("%q becomes %s: %v", s, text, err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
@@ -25,8 +26,9 @@ import (
 // Mutations seen red (line broken -> test):
 //
 //	Send: no position header -> Rules/AReplayChangesNothing
-//	meaning: a message that is too large is sent again -> WhatIsTooLargeIsADeadLetter (hangs)
-//	New: Order Any -> Rules/AStormOfFaultsLosesNothing (order)
+//	Encode: the size is not looked at -> WhatIsTooLargeIsADeadLetter
+//	meaning: a message that is too large is sent again -> WhatIsTooLargeIsADeadLetter
+//	New: Order Any -> Rules/EveryWriteArrivesOnceWithAllItSays
 //	New: Order InTurn -> RepeatsDropNothingThatIsNew
 //	New: messages without a key go to any partition -> RepeatsDropNothingThatIsNew
 
@@ -185,6 +187,45 @@ func TestProbeAndWritesSayWhatIsWrong(t *testing.T) {
 	}
 }
 
+// A message is too large by itself, or with the headers that say where it comes from.
+func TestWhatIsTooLargeIsADeadLetter(t *testing.T) {
+	b, err := broker.Start(broker.Options{Topics: []string{"out"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	schema := newSchema(t)
+	for _, c := range []struct {
+		partition string
+		value     int // bytes
+		want      string
+	}{
+		{"p", 4 << 10, "max_message is 2048"},
+		{strings.Repeat("p", 4<<10), 1, kerr.MessageTooLarge.Message},
+	} {
+		s, err := New(Config{Brokers: []string{b.Addr}, Topic: "out", MaxMessage: 2 << 10, Value: "record"}, Options{Name: "out"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := s.Writer(stream.Tenure{Partition: c.partition, Schema: schema})
+		if err != nil {
+			t.Fatal(err)
+		}
+		events := sinktest.Events(schema)(0, 1)
+		events[0].Record.Value = make([]byte, c.value)
+		w.Write(events)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		dead, err := w.Flush(ctx)
+		cancel()
+		w.Close()
+		if err != nil || len(dead) != 1 {
+			t.Errorf("flush returns %d dead letters and %v; want one", len(dead), err)
+		} else if !strings.Contains(dead[0].Err, c.want) {
+			t.Errorf("the dead letter says %s; want %s", dead[0].Err, c.want)
+		}
+	}
+}
+
 func TestValidateNamesEveryProblem(t *testing.T) {
 	err := (&Config{Value: "xml", Delay: -1, MaxMessage: 5}).Validate()
 	for _, want := range []string{"topic is empty", "brokers", "value is", "delay is", "max_message is 5"} {
@@ -297,6 +338,9 @@ func TestRepeatsDropNothingThatIsNew(t *testing.T) {
 					t.Fatalf("%s comes after %s", position, last[m.Partition])
 				}
 				last[m.Partition] = position
+			}
+			if len(last) < 2 {
+				t.Errorf("all messages are in %d partition; want them spread", len(last))
 			}
 			if fresh != 2000 {
 				t.Errorf("a reader has %d messages; want 2000", fresh)

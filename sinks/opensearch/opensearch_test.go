@@ -24,7 +24,6 @@ import (
 //	outcome: 429 is refused -> Rules/PartialFailureOfEachWriteIsRepeated
 //	outcome: a block is refused -> ABlockedIndexLosesNothing
 //	version: the index is left out -> EventsOfOneRecordHaveVersionsOfTheirOwn
-//	laterByTime: partitions are not compared -> Rules/AKeyThatMovedKeepsItsNewestEvent
 //	timeOf: no bound -> AWrongClockMakesNoIndex
 //	values: a deleted document is removed and not marked -> Rules/DeletedStaysDeleted
 

@@ -181,10 +181,6 @@ func (s *Sink) Publish(ctx context.Context, r stream.Receipt) error {
 	if c.Drained != "" {
 		return s.store.Delete(ctx, c.Drained)
 	}
-	w := s.writer(c.Partition)
-	if w != nil && w.knows(c.Ticket.Key) {
-		return nil
-	}
 	err = s.store.Publish(ctx, *c.Ticket)
 	if errors.Is(err, stream.ErrExpired) {
 		if _, gone := s.store.Get(ctx, c.Ticket.Key+drainedSuffix); gone == nil {
@@ -194,7 +190,7 @@ func (s *Sink) Publish(ctx context.Context, r stream.Receipt) error {
 	if err != nil {
 		return err
 	}
-	if w != nil {
+	if w := s.writer(c.Partition); w != nil {
 		w.published(file{c.Ticket.Key, c.Ticket.Size, time.Now()})
 	}
 	return nil

@@ -24,10 +24,11 @@ import (
 //
 //	turn: what an earlier owner set aside does not count -> ANewOwnerSendsWhatTheLastOneSetAsideFirst
 //	Flush: nothing is withdrawn -> AnOutageIsSetAsideAndDrainedInOrder
-//	Publish: what is known is published again -> APublishThatIsRepeatedBringsNothingBack
+//	published: what is known waits again -> APublishThatIsRepeatedBringsNothingBack
 //	drainOne: refusals are forgotten -> ARefusalOfADrainedWriteIsADeadLetterOfTheNextCommit
 //	drainOne: the file is deleted at once -> AFileGoesWithTheCommitAfterItsDrain
-//	text: bytes are written as a string -> AnOutageIsSetAsideAndDrainedInOrder (keys)
+//	drainAll: what fails is not said -> AFatalSinkIsSetAsideTooAndADamagedFileIsSaid
+//	text: bytes are written as a string -> ARefusalOfADrainedWriteIsADeadLetterOfTheNextCommit (key)
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -365,7 +366,8 @@ func TestARefusalOfADrainedWriteIsADeadLetterOfTheNextCommit(t *testing.T) {
 	p.server.set(nil)
 	p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
 	dead := w.commit()
-	if len(dead) != 1 || dead[0].Stage != "sink.search" || dead[0].Err != "never" || string(dead[0].Record.Value) != "0003!" || dead[0].Record.Time.Unix() != 3 {
+	if len(dead) != 1 || dead[0].Stage != "sink.search" || dead[0].Err != "never" || string(dead[0].Record.Value) != "0003!" ||
+		string(dead[0].Record.Key) != "\xff\x03" || dead[0].Record.Time.Unix() != 3 {
 		t.Fatalf("dead letters %+v; want the one", dead)
 	}
 	if dead = w.commit(); len(dead) > 0 {

@@ -252,14 +252,7 @@ func (w *writer) Close() {
 	w.sink.closed(w)
 }
 
-// knows says that a file was published in this tenure: a repeated publish must not bring back one that is drained.
-func (w *writer) knows(key string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.known[key]
-}
-
-// published tells the drain of a file.
+// published tells the drain of a file, once: a publish that is repeated must not bring back one that is drained.
 func (w *writer) published(f file) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -268,10 +267,9 @@ func TestTruncatedFileIsANewGeneration(t *testing.T) {
 func TestRewrittenWhileItsEndIsDelivered(t *testing.T) {
 	w := newWorld(t, Config{Follow: true, Paths: []string{"in/access.log"}})
 	w.write("in/access.log", joined(numbered(0, 5)))
-	var once sync.Once
-	w.crash = func(_ string, n int) bool { // after the end was read, before the reader looks for more
-		if n == 5 {
-			once.Do(func() { w.write("in/access.log", joined(numbered(100, 150))) })
+	w.crash = func(partition string, n int) bool { // after the end was read, before the reader looks for more
+		if partition == w.partition("in/access.log") && n == 5 {
+			w.write("in/access.log", joined(numbered(100, 150)))
 		}
 		return false
 	}
