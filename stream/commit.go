@@ -66,8 +66,8 @@ func (w *worker) flush() error {
 	return nil
 }
 
-// flushSink waits for one of them. Of a record there is one dead letter in a commit, however many of its events are refused and by
-// however many sinks, since a replay brings all of them back.
+// flushSink waits for one of them. Of a record there is one dead letter for a sink in a commit, however many of its events that
+// refuses: a replay brings all of them back to it.
 func (w *worker) flushSink(s *openSink) error {
 	var refused []*DeadLetter
 	err := w.attempt(s.Name+".flush", func(ctx context.Context) error {
@@ -78,15 +78,23 @@ func (w *worker) flushSink(s *openSink) error {
 	if err != nil {
 		return err
 	}
-	w.bury(slices.DeleteFunc(refused, func(d *DeadLetter) bool {
-		twice := w.buried[d.Record.Pos]
+	refused = slices.DeleteFunc(refused, func(d *DeadLetter) bool {
+		id := refusal{s.Name, d.Record.Pos}
+		twice := w.buried[id]
 		if w.buried == nil {
-			w.buried = map[Position]bool{}
+			w.buried = map[refusal]bool{}
 		}
-		w.buried[d.Record.Pos] = true
+		w.buried[id] = true
 		return twice
-	}))
-	return nil
+	})
+	w.bury(refused)
+	return w.tolerate(0, refused)
+}
+
+// refusal is a record that a sink has refused.
+type refusal struct {
+	sink string
+	pos  Position
 }
 
 // provenance is what all files of this commit say.

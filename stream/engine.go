@@ -18,6 +18,8 @@ type Config struct {
 	DeadLetters Staged[*DeadLetter]
 	Overflow    Overflow // for receipts that outgrow the Note
 
+	DeadLimit DeadLimit // when to give up
+
 	Memory     int64         // bytes of all buffers together; default 256 MiB
 	CommitAge  time.Duration // longest that a record waits for its commit; default 60 s
 	CommitIdle time.Duration // commit when nothing arrived for so long; default 20 s

@@ -187,6 +187,16 @@ func NewSchema(declared ...Column) (*Schema, error) {
 	return s, nil
 }
 
+// SchemaOf is a schema of nothing but some columns, for expressions over rows that are no events. The well-known indexes do not
+// hold for it.
+func SchemaOf(columns ...Column) *Schema {
+	s := &Schema{Columns: columns, byName: map[string]int{}}
+	for i, c := range columns {
+		s.byName[c.Name] = i
+	}
+	return s
+}
+
 // Lookup finds a column by name or alias.
 func (s *Schema) Lookup(name string) (int, bool) {
 	i, ok := s.byName[name]

@@ -29,6 +29,7 @@ func (c *Config) EnsureDefaults() {
 	if c.StallAfter == 0 {
 		c.StallAfter = 5 * time.Minute
 	}
+	c.DeadLimit.EnsureDefaults()
 	if c.Jitter == nil {
 		c.Jitter = func(most time.Duration) time.Duration { return rand.N(most) }
 	}
@@ -53,6 +54,9 @@ func (c *Config) Validate() error {
 	if c.CommitAge < 0 || c.CommitIdle < 0 || c.Deadline < 0 || c.StallAfter < 0 {
 		problem("a duration is negative")
 	}
+	if err := c.DeadLimit.Validate(); err != nil {
+		problem("dead_letters.stop_above: %w", err)
+	}
 	if len(c.Sinks) == 0 {
 		problem("sinks is empty; want at least one")
 	}
@@ -76,6 +80,7 @@ func (c *Config) Validate() error {
 type Engine struct {
 	cfg    Config
 	budget *budget
+	dead   *deadRate
 
 	soft     context.Context // ends the reading
 	hard     context.Context // ends every worker at once
@@ -96,7 +101,7 @@ func New(cfg Config) (*Engine, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	e := &Engine{cfg: cfg, budget: newBudget(cfg.Memory), workers: map[*worker]bool{}}
+	e := &Engine{cfg: cfg, budget: newBudget(cfg.Memory), dead: &deadRate{DeadLimit: cfg.DeadLimit}, workers: map[*worker]bool{}}
 	e.counts = Stats{
 		DeadByStage: map[string]uint64{}, Rows: map[string]uint64{}, Retries: map[string]uint64{},
 		CommitSeconds: NewHistogram(),

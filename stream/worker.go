@@ -45,14 +45,14 @@ type worker struct {
 	kept       []*Event
 	routed     []*Event // kept, for one sink's where
 	failed     []*DeadLetter
-	buried     map[Position]bool // records that a sink refused since the last commit
-	open       Provenance        // the range that the next files cover; To is the last processed record
-	pending    bool              // there are processed records after the last commit
-	note       *note             // what the last commit stored
-	overflows  []string          // overflow objects that no note names any more
-	oldest     time.Time         // arrival of the first uncommitted record
-	newest     time.Time         // arrival of the last record
-	watermark  int64             // microseconds
+	buried     map[refusal]bool // since the last commit
+	open       Provenance       // the range that the next files cover; To is the last processed record
+	pending    bool             // there are processed records after the last commit
+	note       *note            // what the last commit stored
+	overflows  []string         // overflow objects that no note names any more
+	oldest     time.Time        // arrival of the first uncommitted record
+	newest     time.Time        // arrival of the last record
+	watermark  int64            // microseconds
 
 	mu       sync.Mutex
 	public   PartitionStats
@@ -331,8 +331,20 @@ func (w *worker) processBatch(rs []Record, bytes int) error {
 	if w.cfg.Tap != nil {
 		w.cfg.Tap(w.tenure.Partition, w.kept, w.failed)
 	}
+	if err := w.tolerate(len(rs), w.failed); err != nil {
+		return err
+	}
 	w.write()
 	return w.upload()
+}
+
+// tolerate fails when too many records become dead letters.
+func (w *worker) tolerate(records int, dead []*DeadLetter) error {
+	var last *DeadLetter
+	if len(dead) > 0 {
+		last = dead[len(dead)-1]
+	}
+	return w.engine.dead.add(time.Now(), int64(records), int64(len(dead)), last)
 }
 
 // decode fills the batch. A record that cannot be decoded stands in it as one failed event.

@@ -113,10 +113,11 @@ func (o *oracle) route(r *stream.Record, rec *record) {
 	}
 }
 
-// deadOnce wants a dead letter of a record, unless it has one already: the first failure, or the first sink that refuses it.
+// deadOnce wants a dead letter of a record, unless it has one for the same sink, or the pipeline, already: the first.
 func (o *oracle) deadOnce(rec *record, d *stream.DeadLetter) {
-	if len(rec.rows[stream.DeadLetters]) == 0 {
-		rec.rows[stream.DeadLetters] = []row{o.world.deadRow(d)}
+	r := o.world.deadRow(d)
+	if !slices.ContainsFunc(rec.rows[stream.DeadLetters], func(o row) bool { return o.rowID == r.rowID }) {
+		rec.rows[stream.DeadLetters] = append(rec.rows[stream.DeadLetters], r)
 	}
 }
 
@@ -143,10 +144,12 @@ func (w *world) eventRow(e *stream.Event) row {
 	return row{rowID{e.Record.Pos, e.Index}, maphash.Bytes(w.sums, append(text, e.Properties...))}
 }
 
-// deadRow sums a dead letter.
+// deadRow sums a dead letter. Its index tells the sinks apart that refuse one record.
 func (w *world) deadRow(d *stream.DeadLetter) row {
+	sink, _ := strings.CutPrefix(d.Stage, "sink.")
+	index := 1 + slices.IndexFunc(w.pipeline.Sinks, func(s Sink) bool { return s.Name == sink })
 	text := slices.Concat([]byte(d.Stage), []byte{0}, []byte(d.Err), []byte{0}, d.Record.Value)
-	return row{rowID{d.Record.Pos, 0}, maphash.Bytes(w.sums, text)}
+	return row{rowID{d.Record.Pos, uint32(index)}, maphash.Bytes(w.sums, text)}
 }
 
 // show makes a file visible, and checks the promise as far as it can be told at this moment: the file is committed, each of its rows
