@@ -35,6 +35,7 @@ func commands() []command {
 		{"collect", collectHelp, runCollect},
 		{"lint", lintHelp, lint},
 		{"verify", verifyHelp, verify},
+		{"dlq", dlqHelp, dlqCommand},
 		{"sim", simHelp, simulate},
 		{"version", versionHelp, version},
 	}

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/millrace-io/millrace/sinks/deadletter"
 	"github.com/millrace-io/millrace/sinks/parquet"
+	"github.com/millrace-io/millrace/sources/dlq"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -129,24 +129,29 @@ func (p *plan) auditUpserts(ctx context.Context, out *parts, deep bool, r *strea
 	return nil
 }
 
-// refusals are the records that stand in the dead letters because a sink refused them, by sink.
+// refusals are the records that stand in the dead letters because a sink refused them, by sink. One that was replayed since
+// has to be there, or is a dead letter again.
 func (out *parts) refusals(ctx context.Context) (map[string]map[refusedRecord]bool, error) {
+	runs, err := out.letters.Runs(ctx)
+	if err != nil {
+		return nil, err
+	}
 	all := map[string]map[refusedRecord]bool{}
-	for l, err := range deadletter.Read(ctx, out.dead, "") {
+	for l, err := range out.letters.Letters(ctx) {
 		if errors.Is(err, deadletter.ErrDamaged) {
 			continue // the audit of the files has told
 		}
 		if err != nil {
 			return nil, err
 		}
-		sink, ok := strings.CutPrefix(l.Stage, "sink.")
-		if !ok || l.Pipeline != out.config.Name {
+		sink, partition := dlq.Aim(l)
+		if run := dlq.Taken(runs, l.At); sink == "" || run != nil && run.Done {
 			continue
 		}
 		if all[sink] == nil {
 			all[sink] = map[refusedRecord]bool{}
 		}
-		all[sink][refusedRecord{l.Partition, l.Position}] = true
+		all[sink][refusedRecord{partition, l.Position}] = true
 	}
 	return all, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"path"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"github.com/millrace-io/millrace/processors/expr"
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/spool"
+	"github.com/millrace-io/millrace/sources/dlq"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -78,9 +80,10 @@ type spoolPlan struct {
 
 // deadPlan opens the dead letters.
 type deadPlan struct {
-	at   pipelinefile.Value
-	url  string
-	open func(objects.Store) inspected[*stream.DeadLetter]
+	at    pipelinefile.Value
+	url   string
+	limit stream.DeadLimit
+	open  func(objects.Store) inspected[*stream.DeadLetter]
 }
 
 // inspected is what verify can read back: every staged sink.
@@ -111,7 +114,7 @@ type parts struct {
 	source     stream.Source
 	inspectors map[string]stream.Inspector
 	stores     map[string]objects.Store // of the staged sinks
-	dead       objects.Store            // of the dead letters
+	letters    *dlq.Archive
 	places     []place
 	upserts    []upsertPart
 	spools     []*spool.Sink
@@ -132,6 +135,19 @@ type place struct {
 
 // open connects the parts as far as each does when it is opened.
 func (p *plan) open(ctx context.Context, o objects.Options) (*parts, error) {
+	out, err := p.openSinks(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	out.config.DeadLimit = p.dead.limit
+	if out.source, err = p.source.open(ctx, o.Log); err != nil {
+		return nil, p.source.at.Error(err)
+	}
+	return out, nil
+}
+
+// openSinks connects everything but the source.
+func (p *plan) openSinks(ctx context.Context, o objects.Options) (*parts, error) {
 	log := o.Log
 	out := &parts{inspectors: map[string]stream.Inspector{}, stores: map[string]objects.Store{}}
 	out.config = stream.Config{
@@ -150,13 +166,10 @@ func (p *plan) open(ctx context.Context, o objects.Options) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.dead = store
 	dead := p.dead.open(store)
 	out.config.DeadLetters, out.inspectors[stream.DeadLetters] = dead, dead
 	out.config.Overflow = objects.Overflow(store, p.file.Name)
-	if out.source, err = p.source.open(ctx, log); err != nil {
-		return nil, p.source.at.Error(err)
-	}
+	out.letters = dlq.Open(store, p.file.Name)
 	return out, nil
 }
 
@@ -297,11 +310,22 @@ func (p *plan) audit(ctx context.Context, deep bool) (*stream.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := stream.Audit(ctx, p.file.Name, out.source.Checkpoints, out.inspectors, deep)
+	r, err := stream.Audit(ctx, p.file.Name, out.checkpoints, out.inspectors, deep)
 	if err != nil || len(out.upserts) == 0 {
 		return r, err
 	}
 	return r, p.auditUpserts(ctx, out, deep, r)
+}
+
+// checkpoints is what was committed, by the source's partitions and by those of replays.
+func (out *parts) checkpoints(ctx context.Context) (map[string]stream.Checkpoint, error) {
+	all, err := out.letters.Checkpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	read, err := out.source.Checkpoints(ctx)
+	maps.Copy(all, read)
+	return all, err
 }
 
 // checkPlaces refuses sinks that would find each other's files.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/millrace-io/millrace/sources/dlq"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -120,9 +121,17 @@ func printReport(w io.Writer, r *stream.Report) error {
 }
 
 func verdict(r *stream.Report) string {
-	var sum stream.PartitionReport
+	var read, again stream.PartitionReport
+	files, oneSink := 0, int64(0)
 	for _, p := range r.Partitions {
-		sum.Files += p.Files
+		files += p.Files
+		sum := &read
+		if _, sink, _, replayed := dlq.ParsePartition(p.Partition); replayed {
+			if sum = &again; sink != "" { // the other sinks have it from the source
+				oneSink += p.Read
+				continue
+			}
+		}
 		sum.Read += p.Read
 		sum.Kept += p.Kept
 		sum.Dropped += p.Dropped
@@ -138,8 +147,13 @@ func verdict(r *stream.Report) string {
 	if r.Deep {
 		how = "every row read"
 	}
-	return fmt.Sprintf("%s: %s: %s read = %d kept + %d dropped + %d dead, in %s of %s, %s", r.Pipeline, answer,
-		count(sum.Read, "record"), sum.Kept, sum.Dropped, sum.Dead, count(sum.Files, "file"), count(len(r.Partitions), "partition"), how)
+	text := fmt.Sprintf("%s: %s: %s read = %d kept + %d dropped + %d dead, in %s of %s, %s", r.Pipeline, answer,
+		count(read.Read, "record"), read.Kept, read.Dropped, read.Dead, count(files, "file"), count(len(r.Partitions), "partition"), how)
+	if again.Read+oneSink > 0 {
+		text += fmt.Sprintf("\ndead letters replayed: %d to all sinks = %d kept + %d dropped + %d dead again, %d to one sink",
+			again.Read, again.Kept, again.Dropped, again.Dead, oneSink)
+	}
+	return text
 }
 
 func count[N int | int64](n N, thing string) string {

@@ -268,7 +268,7 @@ func (p *plan) wireDeadLetters(v pipelinefile.Value) {
 	} else if n := len(p.sinks); n > 0 && n == len(p.file.Sinks) && !p.staged() {
 		p.dead.at.Problem("is missing; want where dead letters go, such as s3://bucket/dead: no sink of the file has a place for them")
 	}
-	p.dead.url = cfg.URL
+	p.dead.url, p.dead.limit = cfg.URL, cfg.StopAbove.Limit()
 	p.dead.open = func(store objects.Store) inspected[*stream.DeadLetter] { return deadletter.New(store) }
 }
 

@@ -20,6 +20,7 @@ import (
 	"hash/crc32"
 	"hash/fnv"
 	"strings"
+	"time"
 
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/stream"
@@ -29,16 +30,37 @@ import (
 type Config struct {
 	// URL is where the files go: s3://bucket/prefix, file:///folder or a path. No default.
 	URL string `yaml:"url"`
+
+	// StopAbove ends the run when too many records become dead letters. Default: it never does.
+	StopAbove StopAbove `yaml:"stop_above"`
 }
 
-// EnsureDefaults sets what is zero: nothing.
-func (c *Config) EnsureDefaults() {}
+// StopAbove is a stream.DeadLimit.
+type StopAbove struct {
+	Percent float64       `yaml:"percent"` // of the records in the window
+	Window  time.Duration `yaml:"window"`  // default 1m
+	Least   int64         `yaml:"least"`   // records in the window before it is judged; default 1000
+}
+
+// Limit is what the engine takes.
+func (s StopAbove) Limit() stream.DeadLimit { return stream.DeadLimit(s) }
+
+// EnsureDefaults sets what is zero.
+func (c *Config) EnsureDefaults() {
+	limit := c.StopAbove.Limit()
+	limit.EnsureDefaults()
+	c.StopAbove = StopAbove(limit)
+}
 
 // Validate says what is wrong.
 func (c *Config) Validate() error {
 	c.EnsureDefaults()
 	if err := objects.CheckURL(c.URL); err != nil {
 		return fmt.Errorf("url is wrong: %w", err)
+	}
+	limit := c.StopAbove.Limit()
+	if err := limit.Validate(); err != nil {
+		return fmt.Errorf("stop_above: %w", err)
 	}
 	return nil
 }

@@ -28,6 +28,16 @@ type Letter struct {
 	Value       *string         `json:"value,omitempty"`
 	ValueBase64 []byte          `json:"value_base64,omitempty"`
 	Headers     []Header        `json:"headers,omitempty"`
+
+	At Ref `json:"-"` // where Read found it
+}
+
+// Ref is where a letter stands. A published file never changes.
+type Ref struct {
+	Key    string // of the file
+	Line   int64  // from 0
+	Offset int64  // bytes
+	Size   int64  // bytes, with the line break
 }
 
 // Header is one of a letter's headers.

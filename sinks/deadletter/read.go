@@ -10,6 +10,7 @@ import (
 	"hash/crc32"
 	"io"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 
@@ -211,7 +212,7 @@ func (f *file) parseLast(line []byte) error {
 func (f *file) letters(ctx context.Context, each func(*Letter) error) error {
 	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	r := bufio.NewReaderSize(io.TeeReader(io.NewSectionReader(f, 0, f.end), sum), 64<<10)
-	lines := int64(0)
+	lines, at := int64(0), int64(0)
 	for {
 		line, err := r.ReadBytes('\n')
 		if errors.Is(err, io.EOF) && len(line) == 0 {
@@ -227,7 +228,8 @@ func (f *file) letters(ctx context.Context, each func(*Letter) error) error {
 		if err := json.Unmarshal(line, l); err != nil {
 			return damaged("line %d: %w", lines+1, err)
 		}
-		lines++
+		l.At = Ref{Key: f.key, Line: lines, Offset: at, Size: int64(len(line))}
+		lines, at = lines+1, at+int64(len(line))
 		if err := each(l); err != nil {
 			return err
 		}
@@ -236,4 +238,63 @@ func (f *file) letters(ctx context.Context, each func(*Letter) error) error {
 		return damaged("it has %d letters with the checksum %08x; written were %d with %08x", lines, sum.Sum32(), f.prov.FileRows, f.prov.Data)
 	}
 	return nil
+}
+
+// Reader reads letters by where they stand. It is cheap in the order of the files. It is used by one goroutine, and closed.
+type Reader struct {
+	store  objects.Store
+	file   objects.Object // that was read last
+	key    string         // of file
+	window []byte         // bytes of file
+	from   int64          // where window begins
+}
+
+// readAhead is the least that a Reader asks for at once, in bytes.
+const readAhead = 1 << 20
+
+// NewReader returns a reader of letters that Read found in store.
+func NewReader(store objects.Store) *Reader { return &Reader{store: store} }
+
+// Letter reads one letter. The error wraps objects.ErrNotFound when its file was removed.
+func (r *Reader) Letter(ctx context.Context, at Ref) (*Letter, error) {
+	line, err := r.line(ctx, at)
+	if err != nil {
+		return nil, fmt.Errorf("dead letter in %s, line %d: %w", at.Key, at.Line+1, err)
+	}
+	l := &Letter{At: at}
+	if err := json.Unmarshal(line, l); err != nil {
+		return nil, fmt.Errorf("dead letter in %s, line %d: %w", at.Key, at.Line+1, damaged("%w", err))
+	}
+	return l, nil
+}
+
+func (r *Reader) line(ctx context.Context, at Ref) ([]byte, error) {
+	if r.file == nil || r.key != at.Key {
+		r.Close()
+		file, err := r.store.Open(ctx, at.Key)
+		if err != nil {
+			return nil, err
+		}
+		r.file, r.key = file, at.Key
+	}
+	if at.Offset < r.from || at.Offset+at.Size > r.from+int64(len(r.window)) {
+		n := min(max(at.Size, readAhead), r.file.Size()-at.Offset)
+		if n < at.Size {
+			return nil, damaged("the file is shorter than it was")
+		}
+		r.window, r.from = slices.Grow(r.window[:0], int(n))[:n], at.Offset
+		if _, err := r.file.ReadAt(r.window, at.Offset); err != nil && !errors.Is(err, io.EOF) {
+			r.window = nil
+			return nil, err
+		}
+	}
+	return r.window[at.Offset-r.from:][:at.Size], nil
+}
+
+// Close lets go of the file.
+func (r *Reader) Close() {
+	if r.file != nil {
+		_ = r.file.Close()
+	}
+	r.file, r.key, r.window = nil, "", nil
 }

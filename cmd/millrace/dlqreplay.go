@@ -1,0 +1,238 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/millrace-io/millrace/sinks/deadletter"
+	"github.com/millrace-io/millrace/sinks/objects"
+	"github.com/millrace-io/millrace/sources/dlq"
+	"github.com/millrace-io/millrace/stream"
+)
+
+func dlqReplay(ctx context.Context, c *call) int {
+	flags := flag.NewFlagSet("dlq replay", flag.ContinueOnError)
+	filter, dry := flags.String("filter", "", ""), flags.Bool("dry-run", false, "")
+	path, err := c.oneFile(flags)
+	var take func(*deadletter.Letter) bool
+	if err == nil {
+		take, err = letterFilter(*filter)
+	}
+	if err != nil {
+		return c.usage("%s", err)
+	}
+	p := c.load(path)
+	if p == nil {
+		return exitFail
+	}
+	r := &replay{call: c, plan: p, filter: *filter, take: func(l *deadletter.Letter) bool { return take(l) && p.knows(l) }}
+	do := r.all
+	if *dry {
+		do = r.dryRun
+	}
+	if err := do(ctx); err != nil {
+		return c.fail(err)
+	}
+	return exitOK
+}
+
+// knows says that the file has the sink that a letter is for.
+func (p *plan) knows(l *deadletter.Letter) bool {
+	sink, _ := dlq.Aim(l)
+	return sink == "" || slices.ContainsFunc(p.sinks, func(s sinkPlan) bool { return s.name == sink && s.upsert != nil })
+}
+
+// replay is one call of dlq replay.
+type replay struct {
+	*call
+	plan   *plan
+	filter string
+	take   func(*deadletter.Letter) bool
+}
+
+// all goes on with runs that are not finished, and then replays what the filter takes.
+func (r *replay) all(ctx context.Context) error {
+	log := r.logger(runFlags{format: "text", level: slog.LevelWarn})
+	soft, hard, release := stopping(ctx, log)
+	defer release()
+	limitMemory(r.plan.memory())
+	parts, err := r.plan.openSinks(soft, objects.Options{Log: log})
+	if err == nil {
+		err = parts.check(soft)
+	}
+	if err != nil {
+		return err
+	}
+	runs, err := parts.letters.Runs(soft)
+	if err != nil {
+		return err
+	}
+	for _, run := range runs {
+		if run.Done {
+			continue
+		}
+		fmt.Fprintf(r.stdout, "run %d: going on with a replay that was not finished\n", run.Number)
+		if err := r.run(soft, hard, parts, run); err != nil {
+			return err
+		}
+	}
+	run, err := parts.letters.Begin(soft, r.filter, r.take, r.damaged)
+	if err != nil {
+		return err
+	}
+	if run == nil {
+		fmt.Fprintln(r.stdout, "nothing to replay: no dead letter is open that the filter takes and that can be replayed")
+		return nil
+	}
+	return r.run(soft, hard, parts, run)
+}
+
+// run carries the letters of one run to where they were to go.
+func (r *replay) run(soft, hard context.Context, parts *parts, run *dlq.Run) error {
+	sources, err := run.Sources(soft, parts.config.Log)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(r.stdout, "run %d: %s\n", run.Number, count(run.Letters, "letter"))
+	for _, sink := range slices.Sorted(maps.Keys(sources)) {
+		to, err := parts.only(sink)
+		if err != nil {
+			return fmt.Errorf("run %d: %w", run.Number, err)
+		}
+		engine, err := stream.New(to.config)
+		if err != nil {
+			return err
+		}
+		to.source = sources[sink]
+		err = to.carry(soft, hard, engine)
+		s := engine.Stats()
+		fmt.Fprintf(r.stdout, "run %d: to %s: %s = %d kept + %d dropped + %d dead again; %s by a sink\n",
+			run.Number, cmp.Or(sink, "all sinks"), count(int64(s.Records), "letter"), s.Kept, s.Dropped, s.Dead, count(int64(s.Rows[stream.DeadLetters]-s.Dead), "refusal"))
+		if err != nil {
+			return fmt.Errorf("run %d: %w", run.Number, err)
+		}
+		if soft.Err() != nil {
+			return fmt.Errorf("run %d was stopped; the next replay goes on with it", run.Number)
+		}
+	}
+	return run.Finish(hard)
+}
+
+// only is the parts for one sink of a replay: the whole pipeline, or with one sink alone.
+func (out *parts) only(sink string) (*parts, error) {
+	to := *out
+	if sink == "" {
+		return &to, nil
+	}
+	for _, u := range out.upserts {
+		if u.name == sink {
+			to.config.Sinks = []stream.Sink{{Name: sink, Where: u.where, Upsert: inPlace{u.sink}}}
+			to.spools = nil
+			return &to, nil
+		}
+	}
+	return nil, fmt.Errorf("has letters for the sink %q, which the pipeline file no longer has; run once with that sink", sink)
+}
+
+// inPlace gives a sink the events of a replay as those of the partition that they are of.
+type inPlace struct{ stream.Upsert }
+
+func (u inPlace) Open(ctx context.Context, t stream.Tenure) (stream.UpsertWriter, error) {
+	if _, _, origin, ok := dlq.ParsePartition(t.Partition); ok {
+		t.Partition = origin
+	}
+	return u.Upsert.Open(ctx, t)
+}
+
+// fate is what would become of some letters.
+type fate struct {
+	to, what, stage, reason string
+}
+
+// dryRun says what would become of the letters, as far as decoding and processing tell.
+func (r *replay) dryRun(ctx context.Context) error {
+	archive, runs, err := r.plan.openLetters(ctx)
+	if err != nil {
+		return err
+	}
+	try := newTrial(r.plan)
+	fates := map[fate]int64{}
+	total := int64(0)
+	for l, err := range archive.Letters(ctx) {
+		if err != nil {
+			return err
+		}
+		if l.Stage == dlq.Unreadable || dlq.Taken(runs, l.At) != nil || !r.take(l) {
+			continue
+		}
+		f, err := try.letter(ctx, l)
+		if err != nil {
+			return err
+		}
+		fates[f]++
+		total++
+	}
+	fmt.Fprintf(r.stdout, "%s would be replayed\n", count(total, "dead letter"))
+	if total == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(r.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "COUNT\tTO\tFATE\tSTAGE\tREASON")
+	for _, f := range slices.SortedFunc(maps.Keys(fates), func(x, y fate) int {
+		return cmp.Or(cmp.Compare(x.to, y.to), -cmp.Compare(x.what, y.what), cmp.Compare(fates[y], fates[x]), cmp.Compare(x.reason, y.reason))
+	}) {
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\n", fates[f], f.to, f.what, cmp.Or(f.stage, "-"), cmp.Or(shorten(printable(f.reason), reasonWidth), "-"))
+	}
+	return t.Flush()
+}
+
+// trial takes records through the decoder and the processors, and no further.
+type trial struct {
+	decoder    stream.Decoder
+	processors []stream.Processor
+	batch      *stream.Batch
+}
+
+func newTrial(p *plan) *trial {
+	t := &trial{decoder: p.decoder(), batch: stream.NewBatch(p.schema)}
+	for _, c := range p.processors {
+		t.processors = append(t.processors, c.New())
+	}
+	return t
+}
+
+func (t *trial) letter(ctx context.Context, l *deadletter.Letter) (fate, error) {
+	sink, _ := dlq.Aim(l)
+	f := fate{to: cmp.Or(sink, "all sinks"), what: "dropped"}
+	d, err := l.DeadLetter()
+	if err != nil {
+		return f, err
+	}
+	t.batch.Reset()
+	if err := t.decoder.Decode(d.Record, t.batch); err != nil {
+		f.what, f.stage, f.reason = "dead again", "decode", generalReason(err.Error())
+		return f, nil
+	}
+	for _, p := range t.processors {
+		if err := p.Process(ctx, t.batch); err != nil {
+			return f, err
+		}
+	}
+	for i := range t.batch.Events {
+		e := &t.batch.Events[i]
+		if stage, err := e.Failure(); err != nil {
+			f.what, f.stage, f.reason = "dead again", stage, generalReason(err.Error())
+			return f, nil
+		}
+		if e.Alive() {
+			f.what = "kept"
+		}
+	}
+	return f, nil
+}
