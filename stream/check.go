@@ -19,7 +19,8 @@ type Lake interface {
 	// Counts is how many events there are by partition, from what the files say about themselves; false: only Events tells.
 	Counts() (map[string]int64, bool)
 
-	// Refused says that the sink refused an event of this record for good: it stands in the dead letters.
+	// Refused says that the sink need not have all events of this record, and may have some: it refused one for good, which stands
+	// in the dead letters, or they are on their way from there.
 	Refused(partition string, pos Position) bool
 }
 
@@ -45,7 +46,7 @@ const (
 	Differs ProblemKind = "differs" // a row that has other values than its event
 )
 
-// Ahead says that a row, by its _partition and _position, is of an event that is not in the lake yet. A _position that cannot
+// Ahead says that a row, by its _partition and _position, is of an event that need not be in the lake yet. A _position that cannot
 // be read is of none.
 func Ahead(l Lake, partition, version string) bool {
 	place, err := ParseVersion(version)
@@ -53,7 +54,7 @@ func Ahead(l Lake, partition, version string) bool {
 		return false
 	}
 	to, any := l.Committed(partition)
-	return !any || place.Pos.Compare(to) > 0
+	return !any || place.Pos.Compare(to) > 0 || l.Refused(partition, place.Pos)
 }
 
 // Problems collects what a Checker finds in one sink. The zero value of all but Sink is ready to use.

@@ -36,6 +36,7 @@ func commands() []command {
 		{"lint", lintHelp, lint},
 		{"verify", verifyHelp, verify},
 		{"dlq", dlqHelp, dlqCommand},
+		{"replay", replayHelp, replayLake},
 		{"sim", simHelp, simulate},
 		{"version", versionHelp, version},
 	}

@@ -31,7 +31,7 @@ func dlqReplay(ctx context.Context, c *call) int {
 	if p == nil {
 		return exitFail
 	}
-	r := &replay{call: c, plan: p, filter: *filter, take: func(l *deadletter.Letter) bool { return take(l) && p.knows(l) }}
+	r := &letterReplay{call: c, plan: p, filter: *filter, take: func(l *deadletter.Letter) bool { return take(l) && p.knows(l) }}
 	do := r.all
 	if *dry {
 		do = r.dryRun
@@ -48,8 +48,8 @@ func (p *plan) knows(l *deadletter.Letter) bool {
 	return sink == "" || slices.ContainsFunc(p.sinks, func(s sinkPlan) bool { return s.name == sink && s.upsert != nil })
 }
 
-// replay is one call of dlq replay.
-type replay struct {
+// letterReplay is one call of dlq replay.
+type letterReplay struct {
 	*call
 	plan   *plan
 	filter string
@@ -57,7 +57,7 @@ type replay struct {
 }
 
 // all goes on with runs that are not finished, and then replays what the filter takes.
-func (r *replay) all(ctx context.Context) error {
+func (r *letterReplay) all(ctx context.Context) error {
 	log := r.logger(runFlags{format: "text", level: slog.LevelWarn})
 	soft, hard, release := stopping(ctx, log)
 	defer release()
@@ -94,7 +94,7 @@ func (r *replay) all(ctx context.Context) error {
 }
 
 // run carries the letters of one run to where they were to go.
-func (r *replay) run(soft, hard context.Context, parts *parts, run *dlq.Run) error {
+func (r *letterReplay) run(soft, hard context.Context, parts *parts, run *dlq.Run) error {
 	sources, err := run.Sources(soft, parts.config.Log)
 	if err != nil {
 		return err
@@ -105,12 +105,11 @@ func (r *replay) run(soft, hard context.Context, parts *parts, run *dlq.Run) err
 		if err != nil {
 			return fmt.Errorf("run %d: %w", run.Number, err)
 		}
-		engine, err := stream.New(to.config)
+		engine, err := stream.New(to)
 		if err != nil {
 			return err
 		}
-		to.source = sources[sink]
-		err = to.carry(soft, hard, engine)
+		err = engine.Run(soft, hard, sources[sink])
 		s := engine.Stats()
 		fmt.Fprintf(r.stdout, "run %d: to %s: %s = %d kept + %d dropped + %d dead again; %s by a sink\n",
 			run.Number, cmp.Or(sink, "all sinks"), count(int64(s.Records), "letter"), s.Kept, s.Dropped, s.Dead, count(int64(s.Rows[stream.DeadLetters]-s.Dead), "refusal"))
@@ -124,29 +123,30 @@ func (r *replay) run(soft, hard context.Context, parts *parts, run *dlq.Run) err
 	return run.Finish(hard)
 }
 
-// only is the parts for one sink of a replay: the whole pipeline, or with one sink alone.
-func (out *parts) only(sink string) (*parts, error) {
-	to := *out
+// only is the engine's configuration for one sink of a replay, or for all of them. A replay sets nothing aside: it waits.
+func (out *parts) only(sink string) (stream.Config, error) {
+	c := out.config
 	if sink == "" {
-		return &to, nil
+		c.Sinks = slices.DeleteFunc(slices.Clone(c.Sinks), func(s stream.Sink) bool { return s.Upsert != nil })
+	} else {
+		c.Sinks = nil
 	}
 	for _, u := range out.upserts {
-		if u.name == sink {
-			to.config.Sinks = []stream.Sink{{Name: sink, Where: u.where, Upsert: inPlace{u.sink}}}
-			to.spools = nil
-			return &to, nil
+		if sink == "" || sink == u.name {
+			c.Sinks = append(c.Sinks, stream.Sink{Name: u.name, Where: u.where, Upsert: inPlace{u.sink}})
 		}
 	}
-	return nil, fmt.Errorf("has letters for the sink %q, which the pipeline file no longer has; run once with that sink", sink)
+	if len(c.Sinks) == 0 {
+		return c, fmt.Errorf("it has letters for the sink %q, which the pipeline file no longer has; run once with that sink", sink)
+	}
+	return c, nil
 }
 
 // inPlace gives a sink the events of a replay as those of the partition that they are of.
 type inPlace struct{ stream.Upsert }
 
 func (u inPlace) Open(ctx context.Context, t stream.Tenure) (stream.UpsertWriter, error) {
-	if _, _, origin, ok := dlq.ParsePartition(t.Partition); ok {
-		t.Partition = origin
-	}
+	t.Partition = dlq.Origin(t.Partition)
 	return u.Upsert.Open(ctx, t)
 }
 
@@ -156,7 +156,7 @@ type fate struct {
 }
 
 // dryRun says what would become of the letters, as far as decoding and processing tell.
-func (r *replay) dryRun(ctx context.Context) error {
+func (r *letterReplay) dryRun(ctx context.Context) error {
 	archive, runs, err := r.plan.openLetters(ctx)
 	if err != nil {
 		return err

@@ -18,7 +18,9 @@ type lake struct {
 	schema   *stream.Schema
 	sink     *parquet.Sink
 	ends     map[string]stream.Position // of the last file of each partition
-	rows     map[string]int64
+	// By the source's partitions, with what replays brought of them.
+	committed map[string]stream.Position
+	rows      map[string]int64
 }
 
 var errNoLake = errors.New("no parquet sink takes all events, so there is nothing to compare with or to read again")
@@ -30,29 +32,35 @@ func (p *plan) openLake(ctx context.Context, out *parts) (*lake, error) {
 		if !ok || s.where != nil {
 			continue
 		}
-		l := &lake{s.name, p.file.Name, p.schema, sink, map[string]stream.Position{}, map[string]int64{}}
+		l := &lake{s.name, p.file.Name, p.schema, sink, map[string]stream.Position{}, map[string]stream.Position{}, map[string]int64{}}
 		return l, sink.Inspect(ctx, l.pipeline, func(f stream.File) error {
 			if f.Err != nil {
 				return fmt.Errorf("%s: %w; see verify", f.Key, f.Err)
 			}
-			pr := f.Provenance
-			if end, ok := l.ends[pr.Partition]; !ok || pr.To.Compare(end) > 0 {
-				l.ends[pr.Partition] = pr.To
-			}
-			l.rows[pr.Partition] += pr.FileRows
+			pr, origin := f.Provenance, dlq.Origin(f.Provenance.Partition)
+			l.ends[pr.Partition] = later(l.ends, pr.Partition, pr.To)
+			l.committed[origin] = later(l.committed, origin, pr.To)
+			l.rows[origin] += pr.FileRows
 			return nil
 		}, nil)
 	}
 	return nil, errNoLake
 }
 
-// events calls visit with all events that are in files now and that where takes.
+func later(ends map[string]stream.Position, partition string, to stream.Position) stream.Position {
+	if end, ok := ends[partition]; ok && end.Compare(to) > 0 {
+		return end
+	}
+	return to
+}
+
+// events calls visit with all events that are in files now and that where takes. partition is the source's.
 func (l *lake) events(ctx context.Context, where func(*stream.Event) bool, visit func(partition string, e *stream.Event) error) error {
 	return l.sink.Events(ctx, l.pipeline, l.schema, l.knows, func(pr stream.Provenance, e *stream.Event) error {
 		if where != nil && !where(e) {
 			return nil
 		}
-		return visit(pr.Partition, e)
+		return visit(dlq.Origin(pr.Partition), e)
 	})
 }
 
@@ -78,7 +86,7 @@ type refusedRecord struct {
 }
 
 func (l sinkLake) Committed(partition string) (stream.Position, bool) {
-	end, ok := l.ends[partition]
+	end, ok := l.committed[partition]
 	return end, ok
 }
 
@@ -129,14 +137,17 @@ func (p *plan) auditUpserts(ctx context.Context, out *parts, deep bool, r *strea
 	return nil
 }
 
-// refusals are the records that stand in the dead letters because a sink refused them, by sink. One that was replayed since
-// has to be there, or is a dead letter again.
+// refusals are the records of which a sink need not have everything, by sink: they stand in the dead letters because it refused
+// them, or are on their way from there. One whose replay has ended has to be there, or is a dead letter again.
 func (out *parts) refusals(ctx context.Context) (map[string]map[refusedRecord]bool, error) {
 	runs, err := out.letters.Runs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	all := map[string]map[refusedRecord]bool{}
+	for _, u := range out.upserts {
+		all[u.name] = map[refusedRecord]bool{}
+	}
 	for l, err := range out.letters.Letters(ctx) {
 		if errors.Is(err, deadletter.ErrDamaged) {
 			continue // the audit of the files has told
@@ -144,14 +155,13 @@ func (out *parts) refusals(ctx context.Context) (map[string]map[refusedRecord]bo
 		if err != nil {
 			return nil, err
 		}
-		sink, partition := dlq.Aim(l)
-		if run := dlq.Taken(runs, l.At); sink == "" || run != nil && run.Done {
-			continue
+		run := dlq.Taken(runs, l.At)
+		aim, partition := dlq.Aim(l)
+		for sink, records := range all {
+			if sink == aim && (run == nil || !run.Done) || aim == "" && run != nil && !run.Done {
+				records[refusedRecord{partition, l.Position}] = true
+			}
 		}
-		if all[sink] == nil {
-			all[sink] = map[refusedRecord]bool{}
-		}
-		all[sink][refusedRecord{partition, l.Position}] = true
 	}
 	return all, nil
 }

@@ -56,7 +56,9 @@ type sinkPlan struct {
 	age, idle time.Duration            // when to commit at the latest; 0: the engine's default
 	open      func(objects.Store) (inspected[*stream.Event], error)
 	upsert    func(log *slog.Logger) (upsertSink, error)
-	aside     bool // on_stall: spool
+	aside     bool                     // on_stall: spool
+	removes   func(*stream.Event) bool // which events remove a row; nil: none does
+	once      string                   // why events must not come again out of order; empty: they may
 }
 
 // upsertSink is an upsert sink that can be looked at before it is used.
@@ -406,8 +408,9 @@ func (p *plan) addSink(s *pipelinefile.Sink, at pipelinefile.Value, sink sinkPla
 }
 
 // addUpsert plans an upsert sink.
-func (p *plan) addUpsert(s *pipelinefile.Sink, c *pipelinefile.Choice, open func(log *slog.Logger) (upsertSink, error)) {
-	p.add(s, c.Value, sinkPlan{upsert: open, aside: s.Spool})
+func (p *plan) addUpsert(s *pipelinefile.Sink, c *pipelinefile.Choice, sink sinkPlan) {
+	sink.aside = s.Spool
+	p.add(s, c.Value, sink)
 }
 
 func (p *plan) add(s *pipelinefile.Sink, at pipelinefile.Value, sink sinkPlan) {

@@ -149,6 +149,9 @@ func wireCSV(c *pipelinefile.Choice, cfg *files.Config, format *decode.Config) {
 	}
 }
 
+// appends is why a sink is not replayed into.
+const appends = "its readers would get every event again"
+
 func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 	switch {
 	case c.Is("parquet"):
@@ -162,54 +165,57 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 	case c.Is("opensearch"):
 		cfg := new(opensearch.Config)
 		p.into(c, cfg)
-		removes := p.removes(s, cfg.Action != "create")
-		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+		removes, once := p.removes(s, cfg.Action != "create"), ""
+		if cfg.Action == "update" {
+			once = "it adds fields to a document in the order of the log, and a replay has another"
+		}
+		p.addUpsert(s, c, sinkPlan{removes: removes, once: once, upsert: func(log *slog.Logger) (upsertSink, error) {
 			return opensearch.New(*cfg, opensearch.Options{
 				Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Short: p.source.short, Delete: removes, Log: log,
 			})
-		})
+		}})
 	case c.Is("dynamodb"):
 		cfg := new(dynamodb.Config)
 		p.into(c, cfg)
 		removes := p.removes(s, true)
-		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+		p.addUpsert(s, c, sinkPlan{removes: removes, upsert: func(log *slog.Logger) (upsertSink, error) {
 			return dynamodb.New(*cfg, dynamodb.Options{Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Log: log})
-		})
+		}})
 	case c.Is("kafka"):
 		cfg := new(kafkasink.Config)
 		p.into(c, cfg)
 		p.removes(s, false)
-		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+		p.addUpsert(s, c, sinkPlan{once: appends, upsert: func(log *slog.Logger) (upsertSink, error) {
 			return kafkasink.New(*cfg, kafkasink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log})
-		})
+		}})
 	case c.Is("redis"):
 		cfg := new(redis.Config)
 		p.into(c, cfg)
 		removes := p.removes(s, true)
-		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+		p.addUpsert(s, c, sinkPlan{removes: removes, upsert: func(log *slog.Logger) (upsertSink, error) {
 			return redis.New(*cfg, redis.Options{Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Log: log})
-		})
+		}})
 	case c.Is("kinesis"):
 		cfg := new(kinesissink.Config)
 		p.into(c, cfg)
 		p.removes(s, false)
-		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+		p.addUpsert(s, c, sinkPlan{once: appends, upsert: func(log *slog.Logger) (upsertSink, error) {
 			return kinesissink.New(*cfg, kinesissink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log})
-		})
+		}})
 	case c.Is("nats"):
 		cfg := new(natssink.Config)
 		p.into(c, cfg)
 		p.removes(s, false)
-		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+		p.addUpsert(s, c, sinkPlan{once: appends, upsert: func(log *slog.Logger) (upsertSink, error) {
 			return natssink.New(*cfg, natssink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log})
-		})
+		}})
 	case c.Is("http"):
 		cfg := new(httpsink.Config)
 		p.into(c, cfg)
 		p.removes(s, false)
-		p.addUpsert(s, c, func(log *slog.Logger) (upsertSink, error) {
+		p.addUpsert(s, c, sinkPlan{once: appends, upsert: func(log *slog.Logger) (upsertSink, error) {
 			return httpsink.New(*cfg, httpsink.Options{Name: s.Name, Log: log})
-		})
+		}})
 	default:
 		c.Unknown("sink")
 	}

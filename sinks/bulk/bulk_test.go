@@ -24,6 +24,7 @@ import (
 //	take: no delay -> AWriteLeavesWithinTheDelayWithoutAFlush
 //	full: the size is not counted -> AFullRequestLeavesAtOnceAndNoneIsLarger
 //	replaces: the writer is not compared -> WritesOfTwoPartitionsNeverReplaceEachOther (hangs)
+//	replaces: the position is not compared -> AnEarlierWriteThatComesLaterReplacesNone
 //	landed: the older write is not repeated -> AnOlderWriteGoesOnWhenTheNewestIsRefused (hangs)
 //	aside: a held key goes on -> EveryWriteIsSettledOnceInOrderUnderAllFaults
 //	putBack: behind what has to be repeated already -> EveryWriteIsSettledOnceInOrderUnderAllFaults
@@ -242,6 +243,23 @@ func TestWritesOfTwoPartitionsNeverReplaceEachOther(t *testing.T) {
 		}
 		if got := target.bodies(); !slices.Equal(got, []string{"a:7", "a:3", "a:8"}) {
 			t.Errorf("%v is written; want all, for the server to judge", got)
+		}
+	})
+}
+
+// A replay of the lake comes in the order of its files.
+func TestAnEarlierWriteThatComesLaterReplacesNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := &server{order: bulk.Newest}
+		w := open(t, bulk.New(target, bulk.Options{Order: bulk.Newest, Lanes: 1}), "p")
+		defer w.Close()
+		w.Write(events(7, "a:7"))
+		w.Write(events(3, "a:3"))
+		if _, err := w.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := target.bodies(); !slices.Equal(got, []string{"a:7", "a:3"}) {
+			t.Errorf("%v is written; want both, for the server to judge", got)
 		}
 	})
 }

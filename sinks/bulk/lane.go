@@ -2,6 +2,7 @@ package bulk
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -228,9 +229,10 @@ func (c *choice) fromAgain() {
 }
 
 // replaces says that it is a later write of the same key as the other one. Of writes of two partitions nobody knows here
-// which is the later one; the server judges, so both are sent.
+// which is the later one; the server judges, so both are sent. A replay of the lake writes in the order of its files.
 func (it *Item) replaces(other *Item) bool {
-	return it.writer == other.writer && bytes.Equal(it.Key, other.Key)
+	return it.writer == other.writer && bytes.Equal(it.Key, other.Key) &&
+		cmp.Or(it.Record.Pos.Compare(other.Record.Pos), cmp.Compare(it.Index, other.Index)) > 0
 }
 
 // link makes it stand for older too.

@@ -5,12 +5,14 @@
 //
 // Where a letter goes (see Aim):
 //
-//   - One that no sink has seen, of stage decode or process, goes through the pipeline into all sinks. It arrives there from
-//     a partition of its own, "dlq-000003/all/clicks-3", with the position that it had: a position says which of two events of a key
-//     is the later one, and that does not change by a detour.
-//   - One that a sink refused goes through the pipeline into that sink alone, since the others have it. The sink is given the
-//     partition and position that the event has in the lake. The run's checkpoint is kept for "dlq-000003/sink.search/clicks-3".
+//   - One that no sink has seen, of stage decode or process, goes through the pipeline into all sinks. Its files and
+//     checkpoint are of a partition of their own, "dlq-000003/all/clicks-3".
+//   - One that a sink refused goes through the pipeline into that sink alone, since the others have it. The checkpoint is that of
+//     "dlq-000003/sink.search/clicks-3".
 //   - One that the source could not read (stage source) is not replayed: its bytes are no record.
+//
+// A sink that is written ahead of the commit is given the event as one of clicks-3, with the position that it had: a position
+// says which of two events of a key is the later one, and that does not change by a detour.
 //
 // Everything is kept beside the dead letters, in <pipeline>/_millrace/dlq/ of their store:
 //
@@ -58,18 +60,20 @@ func ParsePartition(partition string) (run int, sink, origin string, ok bool) {
 	return run, m[2], m[3], err == nil
 }
 
-// Aim says which sink a letter's record has not reached, and from which partition it was to come; an empty sink: none has it,
-// and it has not come from anywhere yet. A letter of a run that failed again aims where its run did.
+// Origin is the partition of the source that the records of a partition are of: its own name, or what a run replays.
+func Origin(partition string) string {
+	if _, _, origin, ok := ParsePartition(partition); ok {
+		return origin
+	}
+	return partition
+}
+
+// Aim says which sink a letter's record has not reached; empty: none has it. partition is the source's. A letter of a run that
+// failed again aims where its run did.
 func Aim(l *deadletter.Letter) (sink, partition string) {
-	_, before, origin, again := ParsePartition(l.Partition)
-	if again && before != "" {
-		return before, origin
+	_, sink, _, _ = ParsePartition(l.Partition)
+	if sink == "" && strings.HasPrefix(l.Stage, sinkStage) {
+		sink = strings.TrimPrefix(l.Stage, sinkStage)
 	}
-	if sink, refused := strings.CutPrefix(l.Stage, sinkStage); refused {
-		return sink, l.Partition
-	}
-	if again {
-		return "", origin
-	}
-	return "", l.Partition
+	return sink, Origin(l.Partition)
 }
