@@ -111,6 +111,9 @@ func (r *letterReplay) run(soft, hard context.Context, parts *parts, run *dlq.Ru
 		}
 		err = engine.Run(soft, hard, sources[sink])
 		s := engine.Stats()
+		if s.Records == 0 && err == nil {
+			continue // done before by a replay that was not finished
+		}
 		fmt.Fprintf(r.stdout, "run %d: to %s: %s = %d kept + %d dropped + %d dead again; %s by a sink\n",
 			run.Number, cmp.Or(sink, "all sinks"), count(int64(s.Records), "letter"), s.Kept, s.Dropped, s.Dead, count(int64(s.Rows[stream.DeadLetters]-s.Dead), "refusal"))
 		if err != nil {

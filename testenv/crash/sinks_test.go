@@ -128,6 +128,7 @@ type sinks struct {
 	refused, cut         atomic.Int64
 	aside                map[string]int // most files that were seen, by sink
 	clickSeed, faultSeed uint64
+	step                 time.Duration // between two events
 }
 
 func newSinks(t *testing.T, random *rand.Rand) *sinks {
@@ -135,7 +136,7 @@ func newSinks(t *testing.T, random *rand.Rand) *sinks {
 	dir := t.TempDir()
 	s := &sinks{
 		dir: dir, values: filepath.Join(dir, "values.jsonl"), places: filepath.Join(dir, "places.jsonl"), aside: map[string]int{},
-		clickSeed: random.Uint64(), faultSeed: random.Uint64(),
+		clickSeed: random.Uint64(), faultSeed: random.Uint64(), step: 12 * time.Second,
 		millrace: &millrace{t: t, bin: program(t, "cmd/millrace"), file: filepath.Join(dir, "pipeline.yaml")},
 	}
 	s.broker = server(t, program(t, "testenv/cmd/broker"), "-topic", "clicks", "-partitions", "4")
@@ -198,7 +199,7 @@ func (s *sinks) produce(ctx context.Context, random *rand.Rand) {
 	}
 	defer client.Close()
 	var values, places bytes.Buffer
-	g := clicks.New(clicks.Config{Seed: s.clickSeed, Step: 12 * time.Second, Users: 2000, Broken: 2000})
+	g := clicks.New(clicks.Config{Seed: s.clickSeed, Step: s.step, Users: 2000, Broken: 2000})
 	tick := time.NewTicker(30 * time.Millisecond)
 	defer tick.Stop()
 	for n := uint64(0); ctx.Err() == nil; {
