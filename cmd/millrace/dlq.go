@@ -39,8 +39,8 @@ and one that was killed is gone on with by the next. It may run beside the pipel
 Example:
   $ millrace dlq list clicks.yaml
   clicks: 200 dead letters: 200 open, 0 replayed
-  COUNT  STAGE   FIRST                 LAST                  REASON                      SAMPLE
-  200    decode  2026-01-05T10:00:00Z  2026-01-05T10:03:20Z  price: "…" is no decimal    clicks-3@00000000000003e8
+  COUNT  STAGE   FIRST                 LAST                  REASON                              SAMPLE
+  200    decode  2026-01-05T10:00:00Z  2026-01-05T10:03:20Z  price: "n/a" is not a decimal(9,2)  clicks-3@00000000000003e8
   $ millrace dlq replay --filter 'stage == "decode" && startsWith(reason, "price")' clicks.yaml
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.`

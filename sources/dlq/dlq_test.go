@@ -67,13 +67,18 @@ func (s *crashing) Get(ctx context.Context, key string) ([]byte, error) {
 // bury publishes letters of a partition as one commit.
 func bury(t testing.TB, store objects.Store, partition string, epoch uint64, letters ...*stream.DeadLetter) {
 	t.Helper()
+	buryOf(t, "clicks", store, partition, epoch, letters...)
+}
+
+func buryOf(t testing.TB, pipeline string, store objects.Store, partition string, epoch uint64, letters ...*stream.DeadLetter) {
+	t.Helper()
 	sink := deadletter.New(store)
-	w, err := sink.Open(t.Context(), stream.Tenure{Pipeline: "clicks", Sink: stream.DeadLetters, Partition: partition, Epoch: epoch})
+	w, err := sink.Open(t.Context(), stream.Tenure{Pipeline: pipeline, Sink: stream.DeadLetters, Partition: partition, Epoch: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.Write(letters)
-	rs, err := w.Stage(t.Context(), stream.Provenance{Pipeline: "clicks", Sink: stream.DeadLetters, Partition: partition, Epoch: epoch})
+	rs, err := w.Stage(t.Context(), stream.Provenance{Pipeline: pipeline, Sink: stream.DeadLetters, Partition: partition, Epoch: epoch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,6 +204,7 @@ func archive(t testing.TB, store objects.Store) objects.Store {
 	bury(t, store, "clicks-0", 2, letter("sink.search", 3), letter("sink.profiles", 3), letter("decode", 9)) // 3 was set aside as well
 	bury(t, store, Partition(7, "", "clicks-0"), 1, letter("decode", 5), letter("sink.profiles", 6))
 	bury(t, store, Partition(7, "search", "clicks-0"), 1, letter("decode", 8))
+	buryOf(t, "views", store, "clicks-0", 1, letter("decode", 10))
 	return store
 }
 
@@ -381,6 +387,40 @@ func TestAPartitionHasOneOwner(t *testing.T) {
 	}
 	if ended, err := r.claim(t.Context(), name); err != nil || !ended.saved.Ended {
 		t.Errorf("%v: a partition that has ended begins again", err)
+	}
+}
+
+// forgetful is a store that does what it is asked, and says that it did not.
+type forgetful struct {
+	objects.Store
+	forgets bool
+}
+
+func (s *forgetful) Publish(ctx context.Context, t objects.Ticket) error {
+	err := s.Store.Publish(ctx, t)
+	if s.forgets {
+		return errors.Join(err, context.DeadlineExceeded)
+	}
+	return err
+}
+
+func TestALostAnswerIsFoundOut(t *testing.T) {
+	store := &forgetful{Store: archive(t, folder(t))}
+	r, err := Open(store, "clicks").Begin(t.Context(), "", all, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner, err := r.claim(t.Context(), Partition(1, "", "clicks-0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.forgets = true
+	if err := owner.Commit(t.Context(), stream.Checkpoint{Pos: stream.OffsetPosition(1)}); err != nil {
+		t.Errorf("a commit that was stored: %v", err)
+	}
+	store.forgets = false
+	if err := owner.Commit(t.Context(), stream.Checkpoint{Pos: stream.OffsetPosition(2)}); err != nil {
+		t.Errorf("the next one: %v", err)
 	}
 }
 
