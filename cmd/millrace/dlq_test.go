@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -162,6 +163,29 @@ func TestDeadLettersAreListedMendedAndReplayedOnce(t *testing.T) {
 	s.ask(http.MethodDelete, "/"+victim.Index+"/_doc/"+strings.ReplaceAll(victim.ID, "/", "%2F"), "")
 	if got := millrace(t.Context(), "", "verify", file); got.code != 1 || !strings.Contains(got.stdout, "missing: search") {
 		t.Errorf("a replayed document is gone, and verify says %+v", got)
+	}
+}
+
+// A replay for one sink is given to no other: not every sink takes an event twice.
+func TestAReplayIsGivenToTheSinksThatItIsForOnly(t *testing.T) {
+	s := newThreeSinks(t)
+	c := &call{stderr: io.Discard}
+	p := c.load(s.pipeline("spool"))
+	parts, err := p.openSinks(t.Context(), patient())
+	must(t, err)
+	for sink, want := range map[string]string{"": "lake search profiles", "search": "search", "profiles": "profiles"} {
+		cfg, err := parts.only(sink)
+		must(t, err)
+		var names []string
+		for _, s := range cfg.Sinks {
+			names = append(names, s.Name)
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("letters for %q go to %s", sink, got)
+		}
+	}
+	if _, err := parts.only("gone"); err == nil || !strings.Contains(err.Error(), `"gone", which the pipeline file no longer has`) {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -34,6 +34,7 @@ import (
 //	Inspect: a refused row ends the inspection -> Rules/InspectTellsWhatTheReaderOfRowsRefused
 //	split: nil is not told from empty; bytes are written as text -> TheFormat, RoundTrip
 //	newLetter: years beyond 9999 as RFC 3339 -> RoundTrip
+//	Reader: the bytes that it has are not looked at, are taken for another file's -> ReaderFindsLettersInAnyOrder
 
 func TestMain(m *testing.M) {
 	var ignored []goleak.Option
@@ -213,6 +214,50 @@ func TestADamagedFileIsNamedAndTheOthersAreRead(t *testing.T) {
 	}
 	for range deadletter.Read(t.Context(), store, "date=__") {
 		break // a caller may stop
+	}
+}
+
+// A Reader reads ahead, and letters are larger and smaller than that.
+func TestReaderFindsLettersInAnyOrder(t *testing.T) {
+	var letters []*stream.DeadLetter
+	for n := range uint64(40) {
+		size := 100_000
+		if n == 20 {
+			size = 3 << 20
+		}
+		letters = append(letters, &stream.DeadLetter{Stage: "decode", Err: "x", Record: &stream.Record{
+			Value: bytes.Repeat([]byte{'a' + byte(n%26)}, size), Pos: stream.OffsetPosition(n),
+		}})
+	}
+	store, key := published(t, letters...)
+	var at []deadletter.Ref
+	for l, err := range deadletter.Read(t.Context(), store, "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = append(at, l.At)
+	}
+	r := deadletter.NewReader(store)
+	defer r.Close()
+	for i := range 3 * len(at) {
+		n := i
+		if i >= len(at) {
+			n = 7 * i
+		}
+		n %= len(at)
+		l, err := r.Letter(t.Context(), at[n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, err := l.DeadLetter(); err != nil || !same(d, letters[n]) || l.At != at[n] {
+			t.Fatalf("letter %d reads as another one: %v", n, err)
+		}
+	}
+	if _, err := r.Letter(t.Context(), deadletter.Ref{Key: key, Offset: 1 << 30, Size: 10}); !errors.Is(err, deadletter.ErrDamaged) {
+		t.Errorf("beyond the end: %v", err)
+	}
+	if _, err := r.Letter(t.Context(), deadletter.Ref{Key: "date=0/none.jsonl", Size: 10}); !errors.Is(err, objects.ErrNotFound) {
+		t.Errorf("in no file: %v", err)
 	}
 }
 

@@ -17,6 +17,21 @@ import (
 	"github.com/millrace-io/millrace/testenv/s3"
 )
 
+// Mutations seen red (line broken -> test):
+//
+//	create: a number that is taken is taken all the same -> TwoReplaysAtOnceTakeALetterOnce, APartitionHasOneOwner
+//	create: after a lost answer nobody looks -> ALostAnswerIsFoundOut
+//	fill: letters of other runs are taken, unreadable ones are taken; Letters: other pipelines' are -> EveryLetterGoesWhereItWasToGoOnce
+//	Has: the last line of a range is left out -> EveryLetterGoesWhereItWasToGoOnce
+//	Begin: a lost race is not begun again -> TwoReplaysAtOnceTakeALetterOnce
+//	claim: the epoch does not grow; store: ErrLost without Done, the end is not stored -> APartitionHasOneOwner
+//	claim: what the last owner left is forgotten; deliver: from the beginning, the committed one again -> AReplayThatDiesIsGoneOnWith
+//	Checkpoints: the first of a partition -> EveryLetterGoesWhereItWasToGoOnce
+//	Sources: not in the order of the log; a record that was refused in two commits comes twice -> EveryLetterGoesWhereItWasToGoOnce
+//	deliver: a file that is gone ends the run -> AFileThatWasRemovedEndsNothing
+//	Aim: a letter of one sink's run is for all after an error of the decoder; its run's partition is its own -> EveryLetterGoesWhereItWasToGoOnce
+//	ParsePartition: names with line breaks -> PartitionNames
+
 var errCrash = errors.New("the process dies here")
 
 // crashing is a store whose n-th write fails, and everything after it: before it had its effect, or after.
@@ -450,12 +465,23 @@ func TestAFileThatWasRemovedEndsNothing(t *testing.T) {
 	if err := store.Delete(t.Context(), r.Files[0].Key); err != nil {
 		t.Fatal(err)
 	}
-	l := &ledger{committed: map[string][]string{}}
-	if err := l.replay(t.Context(), t, store); err != nil {
+	sources, err := r.Sources(t.Context(), nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	runs, err := Open(store, "clicks").Runs(t.Context())
-	if err != nil || len(runs) != 1 || !runs[0].Done {
+	if err := store.Delete(t.Context(), r.Files[1].Key); err != nil { // a moment later
+		t.Fatal(err)
+	}
+	l := &ledger{committed: map[string][]string{}}
+	for _, s := range sources {
+		if err := s.Run(t.Context(), l.assigned); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := l.replay(t.Context(), t, store); err != nil {
+		t.Error(err)
+	}
+	if runs, err := Open(store, "clicks").Runs(t.Context()); err != nil || len(runs) != 1 || !runs[0].Done {
 		t.Errorf("%v, %v", runs, err)
 	}
 }
