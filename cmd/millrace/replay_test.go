@@ -54,7 +54,7 @@ func TestReplayFillsASinkAgainAndChangesNothingElse(t *testing.T) {
 	if got := millrace(t.Context(), "", "run", "--setup", "--until-end", file); got.code != 0 {
 		t.Fatalf("%+v", got)
 	}
-	s.replay("search: 100 events written", "--from", "2026-01-03T00:00:00Z", "--to", "2026-01-04", "--into", "search", file)
+	s.replay("search: 100 events written", "--from", "2026-01-03T03:04:05Z", "--to", "2026-01-04T03:04:05Z", "--into", "search", file)
 	s.replay("profiles: 600 events written", "--into", "profiles", file)
 	if got := millrace(t.Context(), "", "verify", "--deep", file); got.code != 0 {
 		t.Errorf("%+v", got)
