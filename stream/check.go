@@ -16,7 +16,8 @@ type Lake interface {
 	// log. The event is valid until visit returns. It may be called again.
 	Events(ctx context.Context, visit func(partition string, e *Event) error) error
 
-	// Counts is how many events there are by partition, from what the files say about themselves; false: only Events tells.
+	// Counts is how many events there are by partition, from what the files say about themselves; false: only Events tells, but
+	// these are the partitions.
 	Counts() (map[string]int64, bool)
 
 	// Refused says that the sink need not have all events of this record, and may have some: it refused one for good, which stands

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/millrace-io/millrace/sinks/deadletter"
 	"github.com/millrace-io/millrace/sinks/parquet"
@@ -75,6 +77,7 @@ type sinkLake struct {
 	*lake
 	where   func(*stream.Event) bool
 	refused map[refusedRecord]bool
+	unknown map[string]int // how often a partition was asked for that the lake does not know
 }
 
 var _ stream.Lake = sinkLake{}
@@ -87,7 +90,23 @@ type refusedRecord struct {
 
 func (l sinkLake) Committed(partition string) (stream.Position, bool) {
 	end, ok := l.committed[partition]
+	if !ok {
+		l.unknown[partition]++
+	}
 	return end, ok
+}
+
+// note tells of rows of partitions that the lake does not know; empty: there are none.
+func (l sinkLake) note() string {
+	rows := 0
+	for _, n := range l.unknown {
+		rows += n
+	}
+	if rows == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s of partitions that have committed nothing, such as %q: the first events of a new one, or nobody's",
+		count(rows, "row"), slices.Min(slices.Collect(maps.Keys(l.unknown))))
 }
 
 func (l sinkLake) Events(ctx context.Context, visit func(partition string, e *stream.Event) error) error {
@@ -124,9 +143,13 @@ func (p *plan) auditUpserts(ctx context.Context, out *parts, deep bool, r *strea
 			r.Sinks = append(r.Sinks, stream.SinkReport{Sink: u.name, How: "nothing", Notes: []string{"this kind of sink cannot be read back"}})
 			continue
 		}
-		report, problems, err := checker.Check(ctx, sinkLake{l, u.where, refused[u.name]}, deep)
+		of := sinkLake{l, u.where, refused[u.name], map[string]int{}}
+		report, problems, err := checker.Check(ctx, of, deep)
 		if err != nil {
 			return fmt.Errorf("%s: %w", u.name, err)
+		}
+		if note := of.note(); note != "" {
+			report.Notes = append(report.Notes, note)
 		}
 		if err := out.aside(ctx, u.name, &report, &problems); err != nil {
 			return err

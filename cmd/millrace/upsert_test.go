@@ -217,6 +217,27 @@ func TestVerifyFindsWhatWasDoneByHand(t *testing.T) {
 	}
 }
 
+// A row of a partition that nobody knows may be of the first events of a new one. It is told, and is no problem.
+func TestVerifyTellsOfRowsOfUnknownPartitions(t *testing.T) {
+	s := newThreeSinks(t)
+	s.pricedRecords("a.jsonl", 50, "")
+	file := s.pipeline("block")
+	if got := millrace(t.Context(), "", "run", "--setup", "--until-end", file); got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	s.ask(http.MethodPut, "/clicks-2026-01-01/_doc/x", `{"event_type":"click","_partition":"in/new.jsonl","_position":"0000000000000000-00000000"}`)
+	s.call("PutItem", `{"TableName":"profiles","Item":{"user_id":{"S":"x"},"_partition":{"S":"in/new.jsonl"},"_position":{"S":"0000000000000000-00000000"}}}`)
+	got := millrace(t.Context(), "", "verify", "--deep", file)
+	if got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	wantIn(t, got.stdout, `search: 1 row of partitions that have committed nothing, such as "in/new.jsonl"`, `profiles: 1 row of partitions`)
+	s.ask(http.MethodPut, "/clicks-2026-01-01/_doc/y", `{"event_type":"click","_partition":"in/other.jsonl","_position":"?"}`)
+	if got := millrace(t.Context(), "", "verify", file); got.code != 1 || !strings.Contains(got.stdout, "extra: search, in/other.jsonl") {
+		t.Errorf("%+v", got)
+	}
+}
+
 // price edits an item by hand.
 func (s *threeSinks) price(user, n string) {
 	s.call("UpdateItem", fmt.Sprintf(`{"TableName":"profiles","Key":{"user_id":{"S":%q}},"UpdateExpression":"SET price = :p","ExpressionAttributeValues":{":p":{"N":%q}}}`, user, n))

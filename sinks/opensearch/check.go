@@ -67,7 +67,8 @@ func (c *checking) events(ctx context.Context, deep bool) error {
 	return c.ids(ctx, wrong)
 }
 
-// strangers adds the documents that say nothing of where they come from: somebody else put them there.
+// strangers adds the documents that say nothing of where they come from, since somebody else put them there, and looks at those of
+// partitions that the lake does not know: they may be of its first events.
 func (c *checking) strangers(ctx context.Context) error {
 	hits, err := c.hits(ctx, map[string]any{
 		"size": 1000, "_source": false,
@@ -75,6 +76,22 @@ func (c *checking) strangers(ctx context.Context) error {
 	})
 	for _, h := range hits {
 		c.problems.Add(stream.Extra, "", "document %s of %s does not say which event it is of", h.ID, h.Index)
+	}
+	if err != nil {
+		return err
+	}
+	counts, _ := c.lake.Counts()
+	hits, err = c.hits(ctx, map[string]any{
+		"size": 1000, "_source": []string{"_partition", "_position"},
+		"query": map[string]any{"bool": map[string]any{
+			"filter":   []any{map[string]any{"exists": map[string]any{"field": "_partition"}}},
+			"must_not": []any{map[string]any{"terms": map[string]any{"_partition": slices.AppendSeq([]string{}, maps.Keys(counts))}}},
+		}},
+	})
+	for _, h := range hits {
+		if !stream.Ahead(c.lake, h.Source.Partition, h.Source.Position) {
+			c.problems.Add(stream.Extra, h.Source.Partition, "document %s of %s is of no committed event", h.ID, h.Index)
+		}
 	}
 	return err
 }
@@ -198,13 +215,19 @@ func (c *checking) kept(ctx context.Context, deep bool) error {
 			c.judge(id, want[id], found[id])
 		}
 	}
-	if deep {
-		n, err := c.countAll(ctx)
+	if !deep {
+		return nil
+	}
+	counts, _ := c.lake.Counts()
+	for _, partition := range slices.Sorted(maps.Keys(counts)) {
+		err := c.Walk(ctx, partition, func(d Document) error {
+			if _, known := want[d.ID]; !known && !stream.Ahead(c.lake, partition, d.Position) {
+				c.problems.Add(stream.Extra, partition, "document %s of %s is of no committed event", d.ID, d.Index)
+			}
+			return nil
+		})
 		if err != nil {
-			return err
-		}
-		if n > int64(len(ids)) {
-			c.report.Notes = append(c.report.Notes, fmt.Sprintf("%d documents are of events that the lake has not", n-int64(len(ids))))
+			return fmt.Errorf("read the documents of %s: %w", partition, err)
 		}
 	}
 	return nil
@@ -265,18 +288,4 @@ func (s *Sink) hits(ctx context.Context, search map[string]any) ([]hit, error) {
 	}
 	err = json.Unmarshal(text, &answer)
 	return answer.Hits.Hits, err
-}
-
-func (s *Sink) countAll(ctx context.Context) (int64, error) {
-	text, err := s.search(ctx, "_count", map[string]any{"query": map[string]any{"match_all": map[string]any{}}})
-	if statusOf(err) == 404 {
-		return 0, nil
-	}
-	var answer struct {
-		Count int64 `json:"count"`
-	}
-	if err == nil {
-		err = json.Unmarshal(text, &answer)
-	}
-	return answer.Count, err
 }
