@@ -7,6 +7,8 @@ import (
 	"time"
 )
 
+// Mutations seen red: Least is not looked at; the window never moves; a step is not emptied before it is used again.
+
 func TestTheDeadLimitLooksAtItsWindowOnly(t *testing.T) {
 	type add struct {
 		at            time.Duration

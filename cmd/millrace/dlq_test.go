@@ -12,6 +12,14 @@ import (
 	"testing"
 )
 
+// Mutations seen red (line broken -> test):
+//
+//	inPlace: the partition of the run; only: where is left out; run: Finish left out -> DeadLettersAreListedMendedAndReplayedOnce
+//	only: the other sinks too -> AReplayIsGivenToTheSinksThatItIsForOnly
+//	refusals: what was replayed counts; checkpoints: without the runs; lake: events of the run's partition -> DeadLettersAreListedMendedAndReplayedOnce
+//	verdict: what went to one sink is counted again -> DeadLettersAreListedMendedAndReplayedOnce
+//	tolerate: looked at after the batch is written -> TooManyDeadLettersStopTheRun
+
 // brokenPipeline is a pipeline with three sinks as it was first, or mended.
 func (s *threeSinks) brokenPipeline(mended bool) string {
 	s.t.Helper()

@@ -9,7 +9,12 @@ import (
 	"testing"
 )
 
-// events adds a file of clicks of 6 days for 40 users, and what some of them forget.
+// Mutations seen red (line broken -> test):
+//
+//	refill: deletions up to --to only, not first; no flush; span: --to is taken -> ReplayFillsASinkAgainAndChangesNothingElse
+//	bulk, replaces: the position is not compared -> ReplayFillsASinkAgainAndChangesNothingElse
+
+// forgetfulRecords adds a file of clicks of 6 days for 40 users, and what some of them forget.
 func (s *threeSinks) forgetfulRecords() {
 	s.t.Helper()
 	var b strings.Builder
