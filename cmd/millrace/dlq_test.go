@@ -267,7 +267,7 @@ func TestTooManyDeadLettersStopTheRun(t *testing.T) {
 	}
 	wantIn(t, dlqRun(t, "list", file), "200 dead letters: 200 open")
 	for limit, want := range map[string]string{
-		"{ percent: 100 }": "percent is 100; want 0 to less than 100", "{ percent: 5, window: 1ms }": "window is 1ms", "{ percent: 5, least: -1 }": "least is -1",
+		"{ percent: 100 }": "percent is 100; want 0 to less than 100", "{ percent: 5, window: 1ms }": "window is 1ms", "{ least: 5 }": "has no percent", "{ percent: 5, least: -1 }": "least is -1",
 	} {
 		if got := millrace(t.Context(), "", "lint", limited(limit)); got.code != 1 || !strings.Contains(got.stdout, want) {
 			t.Errorf("%s: %+v", limit, got)

@@ -274,6 +274,9 @@ func (p *plan) wireDeadLetters(v pipelinefile.Value) {
 	} else if n := len(p.sinks); n > 0 && n == len(p.file.Sinks) && !p.staged() {
 		p.dead.at.Problem("is missing; want where dead letters go, such as s3://bucket/dead: no sink of the file has a place for them")
 	}
+	if limit := v.Child("stop_above"); limit.Present() && cfg.StopAbove.Percent == 0 {
+		limit.Problem("has no percent; want how many of 100 records may fail, such as {percent: 5}")
+	}
 	p.dead.url, p.dead.limit = cfg.URL, cfg.StopAbove.Limit()
 	p.dead.open = func(store objects.Store) inspected[*stream.DeadLetter] { return deadletter.New(store) }
 }

@@ -39,7 +39,8 @@ type letters struct {
 // TestRealDeadLetters has events that are broken in five ways: no JSON, a column that is declared wrongly, a step that fails, an
 // index with another mapping, a table that refuses some keys. All but the first are mended, and the dead letters replayed by a
 // process that is killed again and again, beside the running pipeline and newer events of the same users. Then OpenSearch and
-// DynamoDB hold what Python computes from the input, as if nothing had ever been wrong.
+// DynamoDB hold what Python computes from the input, as if nothing had ever been wrong; and again after a day of the one and all of the
+// other is lost and filled from the lake.
 func TestRealDeadLetters(t *testing.T) {
 	random := seed(t)
 	s := newSinks(t, random)
@@ -131,6 +132,21 @@ func TestRealDeadLetters(t *testing.T) {
 	text, err := s.compare()
 	if t.Logf("%s", text); err != nil {
 		t.Errorf("sinks.py: %v", err)
+	}
+
+	// A day of the index is lost, and every item of the table.
+	s.ask(http.MethodDelete, s.search.URL+"/clicks-2026-03-03", nil, "", nil)
+	s.call("DeleteTable", `{"TableName":"profiles"}`, nil)
+	s.install()
+	for _, args := range [][]string{{"--from", "2026-03-03", "--to", "2026-03-04", "--into", "search"}, {"--into", "profiles"}} {
+		text, err := s.say(append([]string{"replay"}, args...)...)
+		if t.Logf("%s", text); err != nil {
+			t.Errorf("replay %v: %v", args, err)
+		}
+	}
+	text, err = s.compare()
+	if t.Logf("%s", text); err != nil {
+		t.Errorf("sinks.py, after the replays: %v", err)
 	}
 }
 
