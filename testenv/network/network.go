@@ -30,7 +30,7 @@ const (
 )
 
 // ResetAfter is how many bytes of the client a connection carries while there is Reset.
-const ResetAfter = 2000
+const ResetAfter = 700
 
 func (f Fault) String() string {
 	return [...]string{"healthy", "latency", "reset", "half-open", "bandwidth", "sliced", "refused"}[f]
