@@ -25,7 +25,7 @@ import (
 
 // Mutations seen red (line broken in the program):
 //
-//	sinks/spool, Flush: a sink that stalls is waited for
+//	sinks/spool, Flush: a sink that stalls is waited for a hundred times as long
 //	sinks/opensearch, New: no timeout
 //	cmd/millrace/admin, sinkLines: Failing is not told
 
@@ -214,7 +214,7 @@ func get(url string) string {
 // until waits for what the servers are to have.
 func (b *behindNetwork) until(what string, there func() bool) {
 	b.t.Helper()
-	for end := time.Now().Add(40 * time.Second); !there(); <-time.After(20 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !there(); <-time.After(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			b.t.Fatalf("never: %s; there are %d rows, %d documents and %d profiles\n%s", what, b.rows(), b.documents(), b.profiles(), b.ask("/readyz"))
 		}
