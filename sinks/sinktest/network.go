@@ -34,6 +34,13 @@ type observed interface {
 	Stats() stream.SinkStats
 }
 
+// Mutations seen red (line broken -> sink):
+//
+//	bulk, landed: a failed request counts as written -> opensearch
+//	kafka, Send: the first message of a failed request counts as written -> kafka
+//	nats, message: no id -> nats, twice in the stream
+//	nats, reason: nobody was late -> nats, the sink's state
+
 // RunNetwork writes while one fault of the network after the other comes, finds requests under way, and goes. In the end the
 // server holds every record as a server does that saw no fault. A sink's requests should time out after some seconds.
 func RunNetwork(t *testing.T, b NetworkBackend) {
