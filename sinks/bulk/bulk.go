@@ -65,6 +65,9 @@ type Item struct {
 // too large by itself is refused.
 var ErrTooLarge = errors.New("the request is too large for the server")
 
+// ErrLate says that a connection was given up because a request had no answer in time: this one, or another one on it.
+var ErrLate = errors.New("the connection was given up")
+
 // refused is an outcome that no repetition changes.
 type refused struct{ error }
 

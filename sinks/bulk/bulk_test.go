@@ -30,6 +30,7 @@ import (
 //	putBack: behind what has to be repeated already -> EveryWriteIsSettledOnceInOrderUnderAllFaults
 //	withdraw: a request under way is not looked at -> CloseEndsARequestThatHangsAndTheOthersWritesGoOn
 //	hash: LogOrder by the key -> EveryWriteIsSettledOnceInOrderUnderAllFaults
+//	late: nothing is said -> ASinkThatHasNoAnswerSaysHowLongItWaited
 //	landed: no poke -> AFatalErrorReachesTheEngine (hangs)
 
 func TestMain(m *testing.M) {
@@ -203,6 +204,25 @@ func TestAFullRequestLeavesAtOnceAndNoneIsLarger(t *testing.T) {
 		want := [][]string{{"1", "2", "3"}, {"4", "12345678", "9"}, {"0"}, {"12345678901234567890"}}
 		if fmt.Sprint(target.requests) != fmt.Sprint(want) {
 			t.Errorf("requests %v; want %v", target.requests, want)
+		}
+	})
+}
+
+func TestASinkThatHasNoAnswerSaysHowLongItWaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := &server{hang: make(chan struct{})}
+		s := bulk.New(target, bulk.Options{Timeout: 3 * time.Second})
+		w := open(t, s, "p")
+		defer w.Close()
+		w.Write(events(0, "a:1"))
+		time.Sleep(3*time.Second + 100*time.Millisecond) // and the delay
+		synctest.Wait()
+		if got, want := s.Stats().Failing, "no answer within 3s: context deadline exceeded"; got != want {
+			t.Errorf("the sink fails with %q; want %q", got, want)
+		}
+		close(target.hang)
+		if _, err := w.Flush(t.Context()); err != nil || s.Stats().Failing != "" {
+			t.Errorf("after an answer it fails with %q; flush: %v", s.Stats().Failing, err)
 		}
 	})
 }

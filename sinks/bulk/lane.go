@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -324,6 +325,7 @@ func (l *lane) landed(f *flight, err error) {
 		if err != nil {
 			it.Err = err
 		}
+		it.Err = l.late(f, it.Err)
 		if it.again {
 			l.hold(it).again--
 		}
@@ -348,6 +350,15 @@ func (l *lane) landed(f *flight, err error) {
 	l.backOff(now, f, repeat, last)
 	l.putBack(repeat)
 	l.release(f.items)
+}
+
+// late says of an answer that did not come how long it was waited for: operators read it.
+func (l *lane) late(f *flight, err error) error {
+	end, _ := f.ctx.Deadline()
+	if errors.Is(err, ErrLate) || errors.Is(err, context.DeadlineExceeded) && !time.Now().Before(end) { // a client may look before the context's timer does
+		return fmt.Errorf("no answer within %s: %w", l.sink.o.Timeout, err)
+	}
+	return err
 }
 
 // shrink makes requests smaller from now on. A single item that is too large is refused.

@@ -21,6 +21,7 @@ import (
 	"github.com/millrace-io/millrace/stream"
 	"github.com/millrace-io/millrace/testenv/awsjson"
 	server "github.com/millrace-io/millrace/testenv/dynamodb"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 // Mutations seen red (line broken -> test):
@@ -43,7 +44,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Unsetenv("AWS_CA_BUNDLE") // every client would read all of its certificates, for servers that speak plain HTTP
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, network.Leftovers()...)
 }
 
 func newSchema(t testing.TB, declared ...stream.Column) *stream.Schema {

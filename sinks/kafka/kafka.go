@@ -16,8 +16,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -55,6 +57,9 @@ type Config struct {
 	// MaxMessage is the most bytes of a message that the topic takes (max.message.bytes, less some 100 bytes). Default 1,000,000;
 	// a larger event is a dead letter.
 	MaxMessage int64 `yaml:"max_message" unit:"bytes"`
+
+	// Timeout is how long the brokers' acknowledgements are waited for; default 30s.
+	Timeout time.Duration `yaml:"timeout"`
 }
 
 // EnsureDefaults sets what is zero.
@@ -95,6 +100,9 @@ func (c *Config) Validate() error {
 	if c.Delay < 0 {
 		problem("delay is %s; want 0 or more", c.Delay)
 	}
+	if c.Timeout < 0 {
+		problem("timeout is %s; want 0 or more", c.Timeout)
+	}
 	if c.MaxMessage < 1<<10 || c.MaxMessage > 64<<20 {
 		problem("max_message is %d bytes; want 1KiB to 64MiB", c.MaxMessage)
 	}
@@ -123,7 +131,7 @@ type Sink struct {
 	options []kgo.Opt
 
 	mu     sync.Mutex
-	client *kgo.Client // nil while no tenure needs one
+	client *client // nil while no tenure needs one
 }
 
 var _ stream.Upsert = (*Sink)(nil)
@@ -152,7 +160,7 @@ func New(cfg Config, o Options) (*Sink, error) {
 		kgo.MaxBufferedRecords(1<<20),
 		kgo.AllowIdempotentProduceCancellation(), // what is given up is written again, as after a crash
 	)}
-	s.Sink = bulk.New(s, bulk.Options{Name: o.Name, Order: bulk.LogOrder, Delay: cfg.Delay, Items: 10_000, Bytes: 8 << 20, Log: o.Log})
+	s.Sink = bulk.New(s, bulk.Options{Name: o.Name, Order: bulk.LogOrder, Delay: cfg.Delay, Items: 10_000, Bytes: 8 << 20, Timeout: cfg.Timeout, Log: o.Log})
 	return s, nil
 }
 
@@ -218,25 +226,64 @@ func (s *Sink) Idle() {
 	}
 }
 
-// drop closes a client; what it has not sent fails, and the next Send connects anew.
-func (s *Sink) drop(client *kgo.Client) {
+// client knows what the library keeps to itself when it gives a record up: why there is no connection.
+type client struct {
+	*kgo.Client
+	refused atomic.Pointer[error] // how the last attempt to connect failed; nil: it did not
+	late    atomic.Bool           // it was closed because a request had no answer in time
+}
+
+var _ kgo.HookBrokerConnect = (*client)(nil)
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (c *client) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	switch {
+	case err == nil:
+		c.refused.Store(nil)
+	case !errors.Is(err, context.Canceled):
+		c.refused.Store(&err)
+	}
+}
+
+// reason is why a record of a request with ctx was given up with err.
+func (c *client) reason(ctx context.Context, err error) error {
+	refused := c.refused.Load()
+	switch _, answered := errors.AsType[*kerr.Error](err); {
+	case err == nil, answered:
+		return err
+	case refused != nil:
+		return fmt.Errorf("no broker is reached: %w", *refused)
+	case errors.Is(err, context.DeadlineExceeded), c.late.Load(): // the client looks ahead, and may say it before the context does
+		return bulk.ErrLate
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return err
+}
+
+// giveUp closes a client at the end of a request's context; what it has not sent fails, and the next Send connects anew.
+func (s *Sink) giveUp(ctx context.Context, c *client) {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		c.late.Store(true)
+	}
 	s.mu.Lock()
-	if s.client == client {
+	if s.client == c {
 		s.client = nil
 	}
 	s.mu.Unlock()
-	client.Close()
+	c.Close()
 }
 
-func (s *Sink) connected() (*kgo.Client, error) {
+func (s *Sink) connected() (*client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.client == nil {
-		client, err := kgo.NewClient(s.options...)
-		if err != nil {
+		c := new(client)
+		var err error
+		if c.Client, err = kgo.NewClient(append(slices.Clip(s.options), kgo.WithHooks(c))...); err != nil {
 			return nil, stream.Fatal(err)
 		}
-		s.client = client
+		s.client = c
 	}
 	return s.client, nil
 }
@@ -249,7 +296,7 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 		return err
 	}
 	// The client waits for the answer to a request that is under way, whatever the context: closing it is the way out.
-	defer context.AfterFunc(ctx, func() { s.drop(client) })()
+	defer context.AfterFunc(ctx, func() { s.giveUp(ctx, client) })()
 	records := make([]kgo.Record, len(items))
 	headers := make([]kgo.RecordHeader, 3*len(items))
 	text := make([]byte, 0, 32*len(items))
@@ -266,7 +313,7 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 		h[2] = kgo.RecordHeader{Key: origin.PositionHeader, Value: text[from:len(text):len(text)]}
 		records[i] = kgo.Record{Topic: s.cfg.Topic, Key: it.Key, Value: it.Body, Headers: h, Timestamp: it.Record.Time}
 		client.Produce(ctx, &records[i], func(_ *kgo.Record, err error) {
-			it.Err = s.meaning(err)
+			it.Err = s.meaning(client.reason(ctx, err))
 			waiting.Done()
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/stream"
 	"github.com/millrace-io/millrace/testenv/broker"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 // Mutations seen red (line broken -> test):
@@ -28,11 +30,12 @@ import (
 //	Send: no position header -> Rules/AReplayChangesNothing
 //	Encode: the size is not looked at -> WhatIsTooLargeIsADeadLetter
 //	meaning: a message that is too large is sent again -> WhatIsTooLargeIsADeadLetter
+//	reason: what the client says counts; nobody was late -> ASinkWithoutAnswersSaysWhy
 //	New: Order Any -> Rules/EveryWriteArrivesOnceWithAllItSays
 //	New: Order InTurn -> RepeatsDropNothingThatIsNew
 //	New: messages without a key go to any partition -> RepeatsDropNothingThatIsNew
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, network.Leftovers()...) }
 
 // faulty makes connections on which requests to produce fail as planned.
 type faulty struct{ sinktest.Faults }
@@ -141,18 +144,21 @@ func backend(t *testing.T, address, topic string) sinktest.UpsertBackend {
 			}
 			return s
 		},
-		Poison: func(e *stream.Event) { e.Values[stream.URL] = stream.StringValue(strings.Repeat("x", 200_000)) },
-		Contents: func(t *testing.T) []sinktest.Held {
-			var out []sinktest.Held
-			for _, m := range messages(t, address, topic) {
-				h := sinktest.Held{ID: string(m.Key), Values: string(m.Value)}
-				h.Place, _ = stream.ParseVersion(string(header(m, origin.PositionHeader)))
-				h.Place.Partition = string(header(m, origin.PartitionHeader))
-				out = append(out, h)
-			}
-			return out
-		},
+		Poison:   func(e *stream.Event) { e.Values[stream.URL] = stream.StringValue(strings.Repeat("x", 200_000)) },
+		Contents: func(t *testing.T) []sinktest.Held { return held(t, address, topic) },
 	}
+}
+
+func held(t *testing.T, address, topic string) []sinktest.Held {
+	t.Helper()
+	var out []sinktest.Held
+	for _, m := range messages(t, address, topic) {
+		h := sinktest.Held{ID: string(m.Key), Values: string(m.Value)}
+		h.Place, _ = stream.ParseVersion(string(header(m, origin.PositionHeader)))
+		h.Place.Partition = string(header(m, origin.PartitionHeader))
+		out = append(out, h)
+	}
+	return out
 }
 
 func TestTheBrokerInProcessKeepsTheRulesOfAnUpsertSink(t *testing.T) {
@@ -170,6 +176,44 @@ func TestTheBrokerInProcessKeepsTheRulesOfAnUpsertSink(t *testing.T) {
 		}
 		return backend(t, b.Addr, topic)
 	})
+}
+
+// The client gives its records up with its own words, to all requests; the sink says what went wrong.
+func TestASinkWithoutAnswersSaysWhy(t *testing.T) {
+	b, err := broker.Start(broker.Options{Topics: []string{"out"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	for want, dial := range map[string]func(context.Context, string, string) (net.Conn, error){
+		"no answer within 400ms": func(ctx context.Context, network, host string) (net.Conn, error) {
+			f := new(faulty)
+			f.Set(slices.Repeat([]sinktest.Fault{sinktest.Hang}, 1000)...)
+			return f.dial(ctx, network, host)
+		},
+		"no broker is reached": func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no way") },
+	} {
+		schema := newSchema(t)
+		s, err := New(Config{Brokers: []string{b.Addr}, Topic: "out", Timeout: 400 * time.Millisecond}, Options{Name: "search", dial: dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 8 { // on all lanes
+			w, err := s.Writer(stream.Tenure{Partition: fmt.Sprint(i), Schema: schema})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			w.Write(sinktest.Events(schema)(0, 20))
+		}
+		for seen := uint64(0); seen < 8; time.Sleep(time.Millisecond) { // a real client
+			now := s.Stats()
+			if now.Failed > seen && !strings.HasPrefix(now.Failing, want) {
+				t.Fatalf("the sink fails with %q; want %q", now.Failing, want)
+			}
+			seen = now.Failed
+		}
+	}
 }
 
 func TestProbeAndWritesSayWhatIsWrong(t *testing.T) {
@@ -227,8 +271,8 @@ func TestWhatIsTooLargeIsADeadLetter(t *testing.T) {
 }
 
 func TestValidateNamesEveryProblem(t *testing.T) {
-	err := (&Config{Value: "xml", Delay: -1, MaxMessage: 5}).Validate()
-	for _, want := range []string{"topic is empty", "brokers", "value is", "delay is", "max_message is 5"} {
+	err := (&Config{Value: "xml", Delay: -1, Timeout: -1, MaxMessage: 5}).Validate()
+	for _, want := range []string{"topic is empty", "brokers", "value is", "delay is", "timeout is", "max_message is 5"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in: %v", want, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -21,6 +22,7 @@ import (
 	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/stream"
 	server "github.com/millrace-io/millrace/testenv/nats"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 // Mutations seen red (line broken -> test):
@@ -31,8 +33,9 @@ import (
 //	message: the id is without the sink -> TwoSinksOfAStreamDoNotTakeEachOthersMessagesForRepeats
 //	message: any stream may take it -> WhatNoRepetitionMendsSaysWhatToDo
 //	meaning: a message that is too large is sent again -> WhatTheStreamFindsTooLargeIsADeadLetter (hangs)
+//	reason: nobody was late -> AServerThatDoesNotAnswerIsSaidToBeLate
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, network.Leftovers()...) }
 
 // faulty makes connections on which publishes fail as planned.
 type faulty struct{ sinktest.Faults }
@@ -190,18 +193,21 @@ func backend(t *testing.T, url, name string, window time.Duration, options ...na
 			}
 			return s
 		},
-		Poison: func(e *stream.Event) { e.Values[stream.URL] = stream.StringValue(strings.Repeat("x", 9<<20)) },
-		Contents: func(t *testing.T) []sinktest.Held {
-			var out []sinktest.Held
-			for _, m := range messages(t, js, name) {
-				h := sinktest.Held{ID: strings.TrimPrefix(m.Subject, name+"."), Values: string(m.Data)}
-				h.Place, _ = stream.ParseVersion(m.Header.Get(origin.PositionHeader))
-				h.Place.Partition = m.Header.Get(origin.PartitionHeader)
-				out = append(out, h)
-			}
-			return out
-		},
+		Poison:   func(e *stream.Event) { e.Values[stream.URL] = stream.StringValue(strings.Repeat("x", 9<<20)) },
+		Contents: func(t *testing.T) []sinktest.Held { return held(t, js, name) },
 	}
+}
+
+func held(t *testing.T, js jetstream.JetStream, name string) []sinktest.Held {
+	t.Helper()
+	var out []sinktest.Held
+	for _, m := range messages(t, js, name) {
+		h := sinktest.Held{ID: strings.TrimPrefix(m.Subject, name+"."), Values: string(m.Data)}
+		h.Place, _ = stream.ParseVersion(m.Header.Get(origin.PositionHeader))
+		h.Place.Partition = m.Header.Get(origin.PartitionHeader)
+		out = append(out, h)
+	}
+	return out
 }
 
 func TestTheServerInProcessKeepsTheRulesOfAnUpsertSink(t *testing.T) {
@@ -281,6 +287,42 @@ func TestTwoSinksOfAStreamDoNotTakeEachOthersMessagesForRepeats(t *testing.T) {
 	}
 	if len(ids) != 2 {
 		t.Errorf("the ids are %v", ids)
+	}
+}
+
+// The sink closes the connection when it waited long enough, to all requests on it; that is not what went wrong.
+func TestAServerThatDoesNotAnswerIsSaidToBeLate(t *testing.T) {
+	s := start(t, server.Options{})
+	create(t, connect(t, s.URL()), jetstream.StreamConfig{Name: "S", Subjects: []string{"clicks.*"}})
+	f := new(faulty)
+	f.Set(slices.Repeat([]sinktest.Fault{sinktest.Hang}, 10_000)...)
+	sink, err := New(Config{URL: s.URL(), Stream: "S", Subject: "clicks.{user}", Timeout: 50 * time.Millisecond}, Options{Name: "out", Connect: []nats.Option{nats.SetCustomDialer(f)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema := newSchema(t)
+	var writers []stream.UpsertWriter
+	for i := range 8 { // on all lanes
+		w, err := sink.Writer(stream.Tenure{Partition: fmt.Sprint(i), Schema: schema})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		w.Write(sinktest.Events(schema)(0, 20))
+		writers = append(writers, w)
+	}
+	for seen := uint64(0); seen < 12; time.Sleep(time.Millisecond) { // a real client
+		now := sink.Stats()
+		if now.Failed > seen && !strings.HasPrefix(now.Failing, "no answer within 50ms") {
+			t.Fatalf("the sink fails with %q", now.Failing)
+		}
+		seen = now.Failed
+	}
+	f.Set()
+	for _, w := range writers {
+		if dead, err := w.Flush(t.Context()); err != nil || len(dead) > 0 {
+			t.Fatal(len(dead), err)
+		}
 	}
 }
 

@@ -24,6 +24,15 @@ type connection struct {
 	js     jetstream.JetStream
 	lost   chan struct{} // closed when it is
 	denied atomic.Pointer[error]
+	late   atomic.Bool // it was closed because a request had no answer in time
+}
+
+// giveUp closes it at the end of a request's context: what is buffered would be sent still.
+func (c *connection) giveUp(ctx context.Context) {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		c.late.Store(true)
+	}
+	c.Close()
 }
 
 // maxAcks is more than the loop has under way.
@@ -76,8 +85,7 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 	if err != nil {
 		return err
 	}
-	// What is buffered would be sent still, whatever the context: closing it is the way out.
-	defer context.AfterFunc(ctx, c.Close)()
+	defer context.AfterFunc(ctx, func() { c.giveUp(ctx) })()
 	r := request{s, c, items, make([]jetstream.PubAckFuture, len(items))}
 	n, cause := len(items), 0  // how many are published, and which one ended that
 	before := map[string]int{} // number of the last message of a key
@@ -90,7 +98,7 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 			}
 		}
 		before[key] = i
-		if r.publish(i); failed(it) {
+		if r.publish(ctx, i); failed(it) {
 			n, cause = i+1, i
 			break
 		}
@@ -115,9 +123,12 @@ type request struct {
 
 func failed(it *bulk.Item) bool { return it.Err != nil && !bulk.IsRefused(it.Err) }
 
-func (r *request) publish(i int) {
+func (r *request) publish(ctx context.Context, i int) {
 	// Another attempt of the client's would come after later messages.
 	ack, err := r.js.PublishMsgAsync(r.message(r.items[i]), jetstream.WithRetryAttempts(0))
+	if errors.Is(err, nats.ErrConnectionClosed) {
+		err = r.reason(ctx)
+	}
 	r.items[i].Err = r.meaning(err)
 	if err == nil {
 		r.acks[i] = ack
@@ -191,14 +202,19 @@ func (c *connection) wait(ctx context.Context, ack jetstream.PubAckFuture) error
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-c.lost:
-		return c.reason()
+		return c.reason(ctx)
 	}
 }
 
-// reason is why the connection is lost.
-func (c *connection) reason() error {
-	if err := c.denied.Load(); err != nil {
-		return *err
+// reason is why the connection is lost, to a request with ctx.
+func (c *connection) reason(ctx context.Context) error {
+	switch denied := c.denied.Load(); {
+	case denied != nil:
+		return *denied
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case c.late.Load():
+		return bulk.ErrLate
 	}
 	if err := c.LastError(); err != nil {
 		return fmt.Errorf("the connection is lost: %w", err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/stream"
+	"github.com/millrace-io/millrace/testenv/network"
 	standin "github.com/millrace-io/millrace/testenv/opensearch"
 )
 
@@ -27,7 +28,7 @@ import (
 //	timeOf: no bound -> AWrongClockMakesNoIndex
 //	values: a deleted document is removed and not marked -> Rules/DeletedStaysDeleted
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, network.Leftovers()...) }
 
 func newSchema(t testing.TB, declared ...stream.Column) *stream.Schema {
 	t.Helper()

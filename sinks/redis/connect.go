@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/redis/rueidis"
 )
@@ -19,6 +21,7 @@ type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 type link struct {
 	rueidis.Client
 
+	late  atomic.Bool // it was cut because a request had no answer in time
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
 	end   context.CancelFunc // what is being dialled
@@ -87,6 +90,23 @@ func (l *link) cut() {
 	for c := range conns {
 		_ = c.Close()
 	}
+}
+
+// giveUp cuts all connections at the end of a request's context.
+func (l *link) giveUp(ctx context.Context) {
+	l.overdue(ctx)
+	l.cut()
+}
+
+// overdue says that a request's time is over, and notes that for the other requests on the link. The client tells it before
+// the context does.
+func (l *link) overdue(ctx context.Context) bool {
+	end, ok := ctx.Deadline()
+	over := ok && !time.Now().Before(end)
+	if over {
+		l.late.Store(true)
+	}
+	return over
 }
 
 // close ends the client and all its connections.

@@ -70,6 +70,9 @@ type Config struct {
 
 	// Delay is the longest that a write waits for company; default 20 ms.
 	Delay time.Duration `yaml:"delay"`
+
+	// Timeout of one request; default 30s.
+	Timeout time.Duration `yaml:"timeout"`
 }
 
 // EnsureDefaults sets what is zero.
@@ -121,6 +124,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Delay < 0 {
 		problem("delay is %s; want 0 or more", c.Delay)
+	}
+	if c.Timeout < 0 {
+		problem("timeout is %s; want 0 or more", c.Timeout)
 	}
 	return errors.Join(problems...)
 }
@@ -186,7 +192,7 @@ func New(cfg Config, o Options) (*Sink, error) {
 			return nil, err
 		}
 	}
-	s.Sink = bulk.New(s, bulk.Options{Name: o.Name, Order: bulk.Newest, Delay: cfg.Delay, Items: 500, Log: o.Log})
+	s.Sink = bulk.New(s, bulk.Options{Name: o.Name, Order: bulk.Newest, Delay: cfg.Delay, Items: 500, Timeout: cfg.Timeout, Log: o.Log})
 	return s, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/sources/trust"
 	"github.com/millrace-io/millrace/stream"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 // Mutations seen red (line broken -> test):
@@ -37,13 +39,14 @@ import (
 //	checkFloat: all floats are numbers -> WhatIsNoRowIsADeadLetterWithItsReason
 //	Send: no second run -> AServerThatForgotTheScriptGetsItAgain
 //	Send: nothing is cut -> Rules/CloseDuringAWriteEndsAtOnce
+//	run: nobody was late -> AServerThatDoesNotAnswerIsSaidToBeLate
 //	connect: nothing is cut -> CloseEndsAtOnceWhileAServerDoesNotAnswerTheFirstWord
 //	meaning: WRONGTYPE is sent again -> WhatIsNoRowIsADeadLetterWithItsReason
 //	scan: the prefix is a pattern; judge: nothing is ahead, no row ended -> ACheckFindsWhatWasDoneByHand
 
 // A cluster's client asks for its map up to a second after a connection ended, even once it is closed; it can connect no more then.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"))
+	goleak.VerifyTestMain(m, append(network.Leftovers(), goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*call).DelayDo.func1"))...)
 }
 
 func newSchema(t testing.TB, declared ...stream.Column) *stream.Schema {
@@ -488,9 +491,31 @@ func TestCloseEndsAtOnceWhileAServerDoesNotAnswerTheFirstWord(t *testing.T) {
 	}
 }
 
+// A request that has no answer in time takes the connection from the others; that is not what went wrong.
+func TestAServerThatDoesNotAnswerIsSaidToBeLate(t *testing.T) {
+	p := newProxy(t, start(t).Addr())
+	p.Set(slices.Repeat([]sinktest.Fault{sinktest.Hang}, 1000)...)
+	s := open(t, p, Config{Timeout: 100 * time.Millisecond}, Options{})
+	w := writer(t, s, "p")
+	for i := range uint64(32) { // on all lanes
+		w.Write(event(s, i, func(e *stream.Event) { e.Values[stream.User] = stream.StringValue(fmt.Sprint("user-", i)) }))
+	}
+	for seen := uint64(0); seen < 12; time.Sleep(time.Millisecond) { // a real client
+		now := s.Stats()
+		if now.Failed > seen && !strings.HasPrefix(now.Failing, "no answer within 100ms") {
+			t.Fatalf("the sink fails with %q", now.Failing)
+		}
+		seen = now.Failed
+	}
+	p.Set()
+	if dead := flush(t, w); len(dead) > 0 {
+		t.Fatal(dead)
+	}
+}
+
 func TestValidateNamesEveryProblem(t *testing.T) {
-	err := (&Config{Username: "u", Database: -1, Value: "xml", TTL: time.Millisecond, Tombstones: -1, Delay: -1}).Validate()
-	for _, want := range []string{"addresses is empty", "password is empty", "database is -1", "key is missing", "value is", "ttl is 1ms", "tombstones is", "delay is"} {
+	err := (&Config{Username: "u", Database: -1, Value: "xml", TTL: time.Millisecond, Tombstones: -1, Delay: -1, Timeout: -1}).Validate()
+	for _, want := range []string{"addresses is empty", "password is empty", "database is -1", "key is missing", "value is", "ttl is 1ms", "tombstones is", "delay is", "timeout is"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in: %v", want, err)
 		}

@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha1" //nolint:gosec // the name that Redis gives to a script
 	_ "embed"
@@ -31,13 +32,13 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, l.cut)()
+	defer context.AfterFunc(ctx, func() { l.giveUp(ctx) })()
 	unknown, stale := s.run(ctx, l, items, false)
 	if len(unknown) > 0 {
 		_, again := s.run(ctx, l, unknown, true)
 		stale = stale || again
 	}
-	if stale || ctx.Err() != nil {
+	if stale || l.overdue(ctx) || ctx.Err() != nil {
 		s.drop(l)
 	}
 	return nil
@@ -62,6 +63,9 @@ func (s *Sink) run(ctx context.Context, l *link, items []*bulk.Item, whole bool)
 	}
 	for i, answer := range l.DoMulti(ctx, calls...) {
 		it, err := called[i], answer.Error()
+		if _, answered := rueidis.IsRedisErr(err); err != nil && !answered && l.late.Load() {
+			err = cmp.Or(ctx.Err(), bulk.ErrLate)
+		}
 		if known, ok := rueidis.IsRedisErr(err); ok && known.IsNoScript() && !whole {
 			unknown = append(unknown, it)
 			continue
