@@ -66,8 +66,8 @@ func (w *worker) flush() error {
 	return nil
 }
 
-// flushSink waits for one of them. Of a record there is one dead letter in a commit, however many of its events are refused and by
-// however many sinks, since a replay brings all of them back.
+// flushSink waits for one of them. Of a record and a sink there is one dead letter in a commit, however many of the record's events
+// the sink refuses: a replay brings all of them back. Each sink that refuses has one of its own, which says why.
 func (w *worker) flushSink(s *openSink) error {
 	var refused []*DeadLetter
 	err := w.attempt(s.Name+".flush", func(ctx context.Context) error {
@@ -79,11 +79,12 @@ func (w *worker) flushSink(s *openSink) error {
 		return err
 	}
 	w.bury(slices.DeleteFunc(refused, func(d *DeadLetter) bool {
-		twice := w.buried[d.Record.Pos]
+		r := refusal{s.Name, d.Record.Pos}
+		twice := w.buried[r]
 		if w.buried == nil {
-			w.buried = map[Position]bool{}
+			w.buried = map[refusal]bool{}
 		}
-		w.buried[d.Record.Pos] = true
+		w.buried[r] = true
 		return twice
 	}))
 	return nil

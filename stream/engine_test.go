@@ -308,16 +308,22 @@ func TestRecordSharesOneFate(t *testing.T) {
 	})
 }
 
-// TestRecordIsBuriedOnce: a record of which a sink refuses several events is one dead letter, and a replay makes nothing twice.
-func TestRecordIsBuriedOnce(t *testing.T) {
+// TestRecordIsBuriedOnceForASink: a record of which a sink refuses several events is one dead letter, and a replay makes nothing
+// twice. What two sinks refuse is a dead letter of each.
+func TestRecordIsBuriedOnceForASink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(5, 1, 3, 0)
 		w.settle(t, func(c *Config) {
 			c.Decoder = func() Decoder { return arrayDecoder{} }
 			c.Processors = nil
+			for _, s := range c.Sinks {
+				if u, ok := s.Upsert.(*memUpsert); ok {
+					c.Sinks = append(c.Sinks, Sink{Name: "kv2", Upsert: u})
+				}
+			}
 		})
-		if n := w.countRows(DeadLetters, "log-0", OffsetPosition(1)); n != 1 {
-			t.Errorf("the record of three events that the upsert sink refuses has %d dead letters; want 1", n)
+		if n := w.countRows(DeadLetters, "log-0", OffsetPosition(1)); n != 2 {
+			t.Errorf("the record of three events that two upsert sinks refuse has %d dead letters; want 2", n)
 		}
 		if report := w.audit(t, true); len(report.Problems) > 0 {
 			t.Error(report.Problems)

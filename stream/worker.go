@@ -45,19 +45,25 @@ type worker struct {
 	kept       []*Event
 	routed     []*Event // kept, for one sink's where
 	failed     []*DeadLetter
-	buried     map[Position]bool // records that a sink refused since the last commit
-	open       Provenance        // the range that the next files cover; To is the last processed record
-	pending    bool              // there are processed records after the last commit
-	note       *note             // what the last commit stored
-	overflows  []string          // overflow objects that no note names any more
-	oldest     time.Time         // arrival of the first uncommitted record
-	newest     time.Time         // arrival of the last record
-	watermark  int64             // microseconds
+	buried     map[refusal]bool // since the last commit
+	open       Provenance       // the range that the next files cover; To is the last processed record
+	pending    bool             // there are processed records after the last commit
+	note       *note            // what the last commit stored
+	overflows  []string         // overflow objects that no note names any more
+	oldest     time.Time        // arrival of the first uncommitted record
+	newest     time.Time        // arrival of the last record
+	watermark  int64            // microseconds
 
 	mu       sync.Mutex
 	public   PartitionStats
 	busy     string
 	progress time.Time
+}
+
+// refusal is a record and a sink that refuses it, or some of its events.
+type refusal struct {
+	sink string
+	pos  Position
 }
 
 // openSink is a sink with this tenure's writer.
