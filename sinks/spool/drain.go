@@ -29,6 +29,10 @@ const (
 func (w *writer) drainAll(ctx context.Context) {
 	defer close(w.done)
 	wait := minWait
+	select {
+	case <-w.begin:
+	case <-ctx.Done():
+	}
 	for ctx.Err() == nil {
 		f, ok := w.oldest()
 		if !ok {

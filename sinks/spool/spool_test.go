@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -27,6 +28,8 @@ import (
 //	published: what is known waits again -> APublishThatIsRepeatedBringsNothingBack
 //	drainOne: refusals are forgotten -> ARefusalOfADrainedWriteIsADeadLetterOfTheNextCommit
 //	drainOne: the file is deleted at once -> AFileGoesWithTheCommitAfterItsDrain
+//	Stage: a file goes although its letters were not returned -> AFileGoesOnlyWithACommitThatHoldsItsDeadLetters
+//	drainAll: does not wait for begin -> ANewOwnerDrainsNothingThatTheLastOneHasDrained
 //	drainAll: what fails is not said -> AFatalSinkIsSetAsideTooAndADamagedFileIsSaid
 //	text: bytes are written as a string -> ARefusalOfADrainedWriteIsADeadLetterOfTheNextCommit (key)
 
@@ -453,4 +456,55 @@ func TestAFatalSinkIsSetAsideTooAndADamagedFileIsSaid(t *testing.T) {
 	if err != nil || len(dead) > 0 {
 		t.Errorf("flush returns %v, %v", dead, err)
 	}
+}
+
+func TestAFileGoesOnlyWithACommitThatHoldsItsDeadLetters(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	p.server.set(errDown)
+	w.write(0, 1, "!")
+	w.commit()
+	if dead, err := w.w.Flush(t.Context()); err != nil || len(dead) > 0 {
+		t.Fatalf("flush returns %v, %v", dead, err)
+	}
+	p.server.set(nil) // the drain ends between a commit's flush and its stage
+	p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
+	rs, err := w.w.Stage(t.Context(), stream.Provenance{Sink: "search"})
+	if err != nil || len(rs) > 0 {
+		t.Fatalf("stage returns %v, %v; the dead letter is in no commit yet, and a crash would lose it with the file", rs, err)
+	}
+	if w.w.Settled() {
+		t.Error("a dead letter waits for a commit, and the engine is not told")
+	}
+	if dead := w.commit(); len(dead) != 1 || len(p.files()) != 0 {
+		t.Errorf("%d dead letters, %d files after the next commit", len(dead), len(p.files()))
+	}
+}
+
+func TestANewOwnerDrainsNothingThatTheLastOneHasDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace(t)
+		w := p.open(p.sink, 1)
+		p.server.set(errDown)
+		w.write(0, 1, "!")
+		w.commit()
+		p.server.set(nil)
+		p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
+		if dead := w.stage(); len(dead) != 1 { // the crash comes between the commit and the publish
+			t.Fatalf("%d dead letters", len(dead))
+		}
+		w.w.Close()
+		s := p.another()
+		next := p.open(s, 2)
+		synctest.Wait() // for a drain that does not
+		next.last = w.last
+		next.publish(s)
+		if dead := next.commit(); len(dead) > 0 || len(p.files()) > 0 || s.Stats().Spool.Drained > 0 {
+			t.Errorf("%d dead letters come again, %d files are left, %d writes are drained", len(dead), len(p.files()), s.Stats().Spool.Drained)
+		}
+		synctest.Wait()
+		if next.commit(); !next.w.Settled() || s.Stats().Spool.Spooling {
+			t.Error("the writer is not direct again")
+		}
+	})
 }
