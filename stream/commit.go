@@ -216,8 +216,23 @@ func (w *worker) decide(pos Position, next *note) error {
 // publishers at once for one partition: a commit of many hours has many files.
 const publishers = 8
 
-// publish makes the receipts' data visible. ErrExpired if any of them is gone.
+// publish makes the receipts' data visible, then removes what they remove. ErrExpired if any of them is gone.
 func (w *worker) publish(receipts []Receipt) error {
+	var shows, removes []Receipt
+	for _, r := range receipts {
+		if r.Removes {
+			removes = append(removes, r)
+		} else {
+			shows = append(shows, r)
+		}
+	}
+	if err := w.publishAll(shows); err != nil {
+		return err
+	}
+	return w.publishAll(removes)
+}
+
+func (w *worker) publishAll(receipts []Receipt) error {
 	return w.each(receipts, "publish", func(ctx context.Context, r Receipt) error { return w.publisher(r.Sink).Publish(ctx, r) })
 }
 

@@ -155,8 +155,8 @@ func (w *tenure) stage() (dead []*stream.DeadLetter) {
 		w.t.Fatal(err)
 	}
 	for _, r := range w.last {
-		if !r.Aside || r.Sink != "search" {
-			w.t.Fatalf("receipt %+v; want one of the sink, aside", r)
+		if removes := strings.Contains(string(r.Body), `"d":`); !r.Aside || r.Sink != "search" || r.Removes != removes {
+			w.t.Fatalf("receipt %+v; want one of the sink, aside, that says whether it removes something", r)
 		}
 	}
 	return dead

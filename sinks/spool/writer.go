@@ -231,7 +231,7 @@ func (w *writer) Stage(ctx context.Context, p stream.Provenance) ([]stream.Recei
 func (w *writer) receipt(p stream.Provenance, c claim, bytes int64) (stream.Receipt, error) {
 	c.Partition = w.tenure.Partition
 	body, err := json.Marshal(c)
-	return stream.Receipt{Sink: p.Sink, Bytes: bytes, Body: body, Aside: true}, err
+	return stream.Receipt{Sink: p.Sink, Bytes: bytes, Body: body, Aside: true, Removes: c.Drained != ""}, err
 }
 
 // Discard removes what was not committed.
