@@ -176,6 +176,7 @@ func (a *auditor) judge(before, after map[string]Checkpoint, inspectors map[stri
 		slices.SortFunc(commits, func(x, y *auditedCommit) int {
 			return cmp.Or(x.To.Compare(y.To), x.After.Compare(y.After), cmp.Compare(x.Epoch, y.Epoch), slices.Compare(x.Prev[:], y.Prev[:]))
 		})
+		follow(commits)
 		w := walk{auditor: a, partition: name, first: true, inspectors: inspectors}
 		var err error
 		if w.old, err = committedNote(before, name); err == nil {
@@ -187,6 +188,33 @@ func (a *auditor) judge(before, after map[string]Checkpoint, inspectors map[stri
 		w.all(commits, after[name])
 	}
 	return nil
+}
+
+// follow puts commits in order whose range and epoch are the same, by what each says of those before it. Commits without any record
+// are such: they have the dead letters of what was set aside.
+func follow(commits []*auditedCommit) {
+	same := func(x, y *auditedCommit) bool { return x.After == y.After && x.To == y.To && x.Epoch == y.Epoch }
+	for i := 1; i < len(commits)-1; i++ {
+		if !same(commits[i], commits[i+1]) {
+			continue
+		}
+		chain := commits[i-1].chain()
+		for j := i; j < len(commits) && same(commits[i], commits[j]); j++ {
+			if commits[j].Prev == chain {
+				commits[i], commits[j] = commits[j], commits[i]
+				break
+			}
+		}
+	}
+}
+
+// chain is the digest of all commits up to and with c.
+func (c *auditedCommit) chain() Digest {
+	digests := make([]Digest, len(c.files))
+	for i, f := range c.files {
+		digests[i] = f.Provenance.Digest()
+	}
+	return ChainDigest(c.Prev, digests)
 }
 
 // committedNote is the note of one partition's checkpoint, nil when there is none.
@@ -241,15 +269,13 @@ func (w *walk) one(c *auditedCommit) {
 	if complete := w.complete(c); settled || complete {
 		w.rows(c)
 	}
-	digests := make([]Digest, len(c.files))
-	for i, f := range c.files {
-		digests[i] = f.Provenance.Digest()
+	for _, f := range c.files {
 		w.out.Rows[f.Provenance.Sink] += f.Provenance.FileRows
 	}
 	if c.Read != c.Kept+c.Dropped+c.Dead {
 		w.problem(Damaged, c.After, c.To, "%d records read are not %d kept + %d dropped + %d dead", c.Read, c.Kept, c.Dropped, c.Dead)
 	}
-	w.first, w.to, w.chain = false, c.To, ChainDigest(c.Prev, digests)
+	w.first, w.to, w.chain = false, c.To, c.chain()
 	w.out.Commits++
 	w.out.Files += len(c.files)
 	w.out.Read += c.Read

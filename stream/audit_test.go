@@ -1,6 +1,8 @@
 package stream
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -158,4 +160,57 @@ func TestAuditBesideARunningPipelineIsClean(t *testing.T) {
 // onlyUnpublished says that nothing is wrong but commits whose publishing is being repeated at this moment.
 func onlyUnpublished(r *Report) bool {
 	return !slices.ContainsFunc(r.Problems, func(p Problem) bool { return !strings.Contains(p.Text, "it is the last commit") })
+}
+
+// listed is an Inspector of a list.
+type listed []File
+
+func (l listed) Inspect(_ context.Context, _ string, visit func(File) error, _ func(*File, Position, uint32) error) error {
+	for _, f := range l {
+		if err := visit(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestAuditFollowsCommitsWithoutRecords: an idle partition commits the dead letters of what was set aside, more than once at one position.
+func TestAuditFollowsCommitsWithoutRecords(t *testing.T) {
+	var files listed
+	var chain Digest
+	commit := func(epoch uint64, after, to Position, first bool) {
+		p := Provenance{
+			Pipeline: "test", Sink: DeadLetters, Partition: "log-0", Epoch: epoch, First: first, After: after, To: to,
+			Rows: map[string]int64{DeadLetters: 1}, Prev: chain, Key: fmt.Sprint(len(files)), File: 1, Files: 1, FileRows: 1,
+		}
+		if after != to {
+			p.Read, p.Dead = 1, 1
+		}
+		files = append(files, File{Key: p.Key, Provenance: p})
+		chain = ChainDigest(chain, []Digest{p.Digest()})
+	}
+	at := OffsetPosition(7)
+	commit(1, OffsetPosition(6), at, true)
+	for i := range 12 {
+		commit(1+uint64(i)/6, at, at, false)
+	}
+	n := note{After: at, Chain: chain}
+	checkpoints := func(context.Context) (map[string]Checkpoint, error) {
+		return map[string]Checkpoint{"log-0": {Pos: at, Note: n.encode()}}, nil
+	}
+	audit := func(files listed) []Problem {
+		report, err := Audit(t.Context(), "test", checkpoints, map[string]Inspector{DeadLetters: files}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return report.Problems
+	}
+	if problems := audit(files); len(problems) > 0 {
+		t.Error(problems)
+	}
+	for i := range files {
+		if problems := audit(slices.Concat(files[:i], files[i+1:])); len(problems) == 0 {
+			t.Errorf("file %d was removed, and nothing is found", i)
+		}
+	}
 }

@@ -66,8 +66,8 @@ func (w *worker) flush() error {
 	return nil
 }
 
-// flushSink waits for one of them. Of a record there is one dead letter for a sink in a commit, however many of its events that
-// refuses: a replay brings all of them back to it.
+// flushSink waits for one of them. Of a record and a sink there is one dead letter in a commit, however many of the record's events
+// the sink refuses: a replay brings all of them back. Each sink that refuses has one of its own, which says why.
 func (w *worker) flushSink(s *openSink) error {
 	var refused []*DeadLetter
 	err := w.attempt(s.Name+".flush", func(ctx context.Context) error {
@@ -89,12 +89,6 @@ func (w *worker) flushSink(s *openSink) error {
 	})
 	w.bury(refused)
 	return w.tolerate(0, refused)
-}
-
-// refusal is a record that a sink has refused.
-type refusal struct {
-	sink string
-	pos  Position
 }
 
 // provenance is what all files of this commit say.
@@ -223,8 +217,23 @@ func (w *worker) decide(pos Position, next *note) error {
 // publishers at once for one partition: a commit of many hours has many files.
 const publishers = 8
 
-// publish makes the receipts' data visible. ErrExpired if any of them is gone.
+// publish makes the receipts' data visible, then removes what they remove. ErrExpired if any of them is gone.
 func (w *worker) publish(receipts []Receipt) error {
+	var shows, removes []Receipt
+	for _, r := range receipts {
+		if r.Removes {
+			removes = append(removes, r)
+		} else {
+			shows = append(shows, r)
+		}
+	}
+	if err := w.publishAll(shows); err != nil {
+		return err
+	}
+	return w.publishAll(removes)
+}
+
+func (w *worker) publishAll(receipts []Receipt) error {
 	return w.each(receipts, "publish", func(ctx context.Context, r Receipt) error { return w.publisher(r.Sink).Publish(ctx, r) })
 }
 

@@ -17,7 +17,8 @@ import (
 //
 //	commit.go  next.Base stays what it was             -> TestExpiredUploadIsReadAgain (state counts)
 //	commit.go  withdraw left out of republish          -> TestExpiredUploadIsReadAgain (rows twice)
-//	commit.go  flush buries every refusal              -> TestRecordIsBuriedOnce
+//	commit.go  flush buries every refusal              -> TestRecordIsBuriedOnceForASink
+//	commit.go  publish removes with all else           -> TestACommitThatIsTakenBackHasRemovedNothing
 //	worker.go  judge keeps siblings of a failed event  -> TestRecordSharesOneFate
 //	budget.go  over always nil                         -> TestMemoryPressureCommitsEarly
 
@@ -308,16 +309,22 @@ func TestRecordSharesOneFate(t *testing.T) {
 	})
 }
 
-// TestRecordIsBuriedOnce: a record of which a sink refuses several events is one dead letter, and a replay makes nothing twice.
-func TestRecordIsBuriedOnce(t *testing.T) {
+// TestRecordIsBuriedOnceForASink: a record of which a sink refuses several events is one dead letter, and a replay makes nothing
+// twice. What two sinks refuse is a dead letter of each.
+func TestRecordIsBuriedOnceForASink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(5, 1, 3, 0)
 		w.settle(t, func(c *Config) {
 			c.Decoder = func() Decoder { return arrayDecoder{} }
 			c.Processors = nil
+			for _, s := range c.Sinks {
+				if u, ok := s.Upsert.(*memUpsert); ok {
+					c.Sinks = append(c.Sinks, Sink{Name: "kv2", Upsert: u})
+				}
+			}
 		})
-		if n := w.countRows(DeadLetters, "log-0", OffsetPosition(1)); n != 1 {
-			t.Errorf("the record of three events that the upsert sink refuses has %d dead letters; want 1", n)
+		if n := w.countRows(DeadLetters, "log-0", OffsetPosition(1)); n != 2 {
+			t.Errorf("the record of three events that two upsert sinks refuse has %d dead letters; want 2", n)
 		}
 		if report := w.audit(t, true); len(report.Problems) > 0 {
 			t.Error(report.Problems)
@@ -360,4 +367,35 @@ func TestUndrainedStopIsNoSuccess(t *testing.T) {
 		}
 		r.hard()
 	})
+}
+
+// scrap is a sink with a spool that notes what is removed, and whose other receipts are gone.
+type scrap struct {
+	Spool
+	gone    error
+	removed []string
+}
+
+func (s *scrap) Publish(_ context.Context, r Receipt) error {
+	if !r.Removes {
+		return s.gone
+	}
+	s.removed = append(s.removed, string(r.Body))
+	return nil
+}
+
+// TestACommitThatIsTakenBackHasRemovedNothing: what a drained file was refused for stands in dead letters of the same commit.
+func TestACommitThatIsTakenBackHasRemovedNothing(t *testing.T) {
+	receipts := []Receipt{{Sink: "kv", Body: []byte("old"), Removes: true}, {Sink: "kv", Body: []byte("new")}}
+	s := &scrap{gone: ErrExpired}
+	cfg := &Config{Sinks: []Sink{{Name: "kv", Upsert: s}}}
+	cfg.EnsureDefaults()
+	w := &worker{cfg: cfg, ctx: t.Context()}
+	if err := w.publish(receipts); !errors.Is(err, ErrExpired) || len(s.removed) > 0 {
+		t.Errorf("publish returns %v, and removed is %v", err, s.removed)
+	}
+	s.gone = nil
+	if err := w.publish(receipts); err != nil || len(s.removed) != 1 {
+		t.Errorf("publish returns %v, and removed is %v", err, s.removed)
+	}
 }

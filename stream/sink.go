@@ -153,6 +153,10 @@ type Receipt struct {
 
 	// Aside: what is published is no part of what the sinks hold, and may be removed later; no file's Provenance counts it.
 	Aside bool `json:"a,omitempty"`
+
+	// Removes: its Publish removes something, and is called when all other receipts of the commit are published. So a commit
+	// that has to be taken back, since staged data is gone, has removed nothing, and its Withdraw has nothing to bring back.
+	Removes bool `json:"x,omitempty"`
 }
 
 // Digest is a SHA-256 sum.

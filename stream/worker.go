@@ -60,6 +60,12 @@ type worker struct {
 	progress time.Time
 }
 
+// refusal is a record and a sink that refuses it, or some of its events.
+type refusal struct {
+	sink string
+	pos  Position
+}
+
 // openSink is a sink with this tenure's writer.
 type openSink struct {
 	Sink

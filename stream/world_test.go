@@ -520,7 +520,7 @@ func (m *memUpsertWriter) Flush(ctx context.Context) ([]*DeadLetter, error) {
 	for len(m.waiting) > 0 {
 		r := m.waiting[0]
 		if refused(int(r.pos.Offset())) {
-			dead = append(dead, &DeadLetter{Record: &Record{Pos: r.pos, Value: []byte(r.text)}, Stage: "sink.kv", Err: "refused"})
+			dead = append(dead, &DeadLetter{Record: &Record{Pos: r.pos, Value: []byte(r.text)}, Stage: "sink." + m.tenure.Sink, Err: "refused"})
 			m.waiting = m.waiting[1:]
 			continue
 		}
@@ -561,7 +561,11 @@ func even(e *Event) bool { return e.Record.Pos.Offset()%2 == 0 }
 
 func eventRow(e *Event) memRow { return memRow{e.Record.Pos, e.Index, string(e.Record.Value)} }
 func deadRow(d *DeadLetter) memRow {
-	return memRow{d.Record.Pos, 0, d.Stage + " " + string(d.Record.Value)}
+	index := uint32(0) // as the sink for dead letters: another one for each sink that refuses
+	if d.Stage == "sink.kv2" {
+		index = 1
+	}
+	return memRow{d.Record.Pos, index, d.Stage + " " + string(d.Record.Value)}
 }
 
 // engine is a pipeline with two staged sinks, an upsert sink, dead letters and state, in process p.

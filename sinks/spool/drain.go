@@ -2,10 +2,12 @@ package spool
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"time"
 
@@ -25,10 +27,20 @@ const (
 	maxWait = time.Minute
 )
 
+// answerTime is how long the store may take for one answer. The drain has no deadline of the engine's, and one connection that hangs must
+// not be its end.
+const answerTime = time.Minute
+
+var errNoAnswer = fmt.Errorf("the store does not answer: %w", context.DeadlineExceeded)
+
 // drainAll sends the published files, oldest first, until the tenure ends.
 func (w *writer) drainAll(ctx context.Context) {
 	defer close(w.done)
 	wait := minWait
+	select {
+	case <-w.begin:
+	case <-ctx.Done():
+	}
 	for ctx.Err() == nil {
 		f, ok := w.oldest()
 		if !ok {
@@ -99,40 +111,59 @@ func (w *writer) drainOne(ctx context.Context, f file) error {
 
 // send writes a file's items through w and waits until all are acknowledged.
 func (s *Sink) send(ctx context.Context, w *bulk.Writer, key string) (n uint64, err error) {
-	o, err := s.store.Open(ctx, key)
+	reading, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	slow := time.AfterFunc(answerTime, func() { cancel(errNoAnswer) })
+	defer slow.Stop()
+	o, err := s.store.Open(reading, key)
 	if err != nil {
-		return 0, err
+		return 0, cmp.Or(context.Cause(reading), err)
 	}
 	defer o.Close()
-	unpacker, err := zstd.NewReader(bufio.NewReaderSize(io.NewSectionReader(o, 0, o.Size()), 1<<20), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
-	if err != nil {
-		return 0, err
-	}
-	defer unpacker.Close()
-	lines := bufio.NewReaderSize(unpacker, 64<<10)
 	var some []*bulk.Item
-	for {
-		line, err := lines.ReadBytes('\n')
-		if err == io.EOF && len(line) == 0 {
-			break
-		}
+	for it, err := range Items(bufio.NewReaderSize(io.NewSectionReader(o, 0, o.Size()), int(min(o.Size(), 1<<20)))) {
 		if err != nil {
-			return n, fmt.Errorf("read %s: %w", key, err)
-		}
-		it, err := parseItem(line)
-		if err != nil {
-			return n, fmt.Errorf("read %s: %w", key, err)
+			return n, fmt.Errorf("read %s: %w", key, cmp.Or(context.Cause(reading), err))
 		}
 		n++
 		if some = append(some, it); len(some) < 500 {
 			continue
 		}
+		slow.Stop() // the sink takes the time that it takes
 		w.Put(some)
 		some = nil
 		if err := w.Wait(ctx, drainBytes); err != nil {
 			return n, err
 		}
+		slow.Reset(answerTime)
 	}
+	slow.Stop()
 	w.Put(some)
 	return n, w.Wait(ctx, 0)
+}
+
+// Items are the writes of a file, in order. An error is the last.
+func Items(file io.Reader) iter.Seq2[*bulk.Item, error] {
+	return func(yield func(*bulk.Item, error) bool) {
+		unpacker, err := zstd.NewReader(file, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer unpacker.Close()
+		lines := bufio.NewReaderSize(unpacker, 64<<10)
+		for {
+			line, err := lines.ReadBytes('\n')
+			if err == io.EOF && len(line) == 0 {
+				return
+			}
+			var it *bulk.Item
+			if err == nil {
+				it, err = parseItem(line)
+			}
+			if !yield(it, err) || err != nil {
+				return
+			}
+		}
+	}
 }

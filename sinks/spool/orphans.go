@@ -41,17 +41,9 @@ func (s *Sink) Tend(ctx context.Context) {
 // writes it sent. It gives up at the first that the sink does not take. A file of which writes are refused for good stays, for
 // an owner's commit, or for an operator: only a commit makes dead letters.
 func (s *Sink) Orphans(ctx context.Context, age time.Duration) (writes uint64, err error) {
-	var keys []string
-	for o, err := range s.store.List(ctx, s.o.Name+"/") {
-		if err != nil {
-			return 0, err
-		}
-		if strings.HasSuffix(o.Key, suffix) && time.Since(o.Modified) >= age && !s.owned(path.Dir(o.Key)+"/") {
-			keys = append(keys, o.Key)
-		}
-	}
-	if len(keys) == 0 {
-		return 0, nil
+	keys, err := s.orphans(ctx, age)
+	if err != nil || len(keys) == 0 {
+		return 0, err
 	}
 	if s.loop.Stats().Failing != "" { // one look whether it is back
 		limited, cancel := context.WithTimeout(ctx, s.o.StallAfter)
@@ -73,6 +65,21 @@ func (s *Sink) Orphans(ctx context.Context, age time.Duration) (writes uint64, e
 	return writes, nil
 }
 
+// orphans are the files of partitions that have no writer here and that are older than age, in order.
+func (s *Sink) orphans(ctx context.Context, age time.Duration) (keys []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	for o, err := range s.store.List(ctx, s.o.Name+"/") {
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasSuffix(o.Key, suffix) && time.Since(o.Modified) >= age && !s.owned(path.Dir(o.Key)+"/") {
+			keys = append(keys, o.Key)
+		}
+	}
+	return keys, nil
+}
+
 func (s *Sink) orphan(ctx context.Context, w *bulk.Writer, key string) (uint64, error) {
 	n, err := s.send(ctx, w, key)
 	if err != nil {
@@ -83,6 +90,8 @@ func (s *Sink) orphan(ctx context.Context, w *bulk.Writer, key string) (uint64, 
 		return 0, nil
 	}
 	s.count(func(c *stream.SpoolStats) { c.Drained += n })
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	if err := s.store.Put(ctx, key+drainedSuffix, nil); err != nil {
 		return n, err
 	}

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -27,6 +30,9 @@ import (
 //	published: what is known waits again -> APublishThatIsRepeatedBringsNothingBack
 //	drainOne: refusals are forgotten -> ARefusalOfADrainedWriteIsADeadLetterOfTheNextCommit
 //	drainOne: the file is deleted at once -> AFileGoesWithTheCommitAfterItsDrain
+//	Stage: a file goes although its letters were not returned -> AFileGoesOnlyWithACommitThatHoldsItsDeadLetters
+//	drainAll: does not wait for begin -> ANewOwnerDrainsNothingThatTheLastOneHasDrained
+//	send, orphans: no limit of time -> AStoreThatDoesNotAnswerIsAskedAgain
 //	drainAll: what fails is not said -> AFatalSinkIsSetAsideTooAndADamagedFileIsSaid
 //	text: bytes are written as a string -> ARefusalOfADrainedWriteIsADeadLetterOfTheNextCommit (key)
 
@@ -152,8 +158,8 @@ func (w *tenure) stage() (dead []*stream.DeadLetter) {
 		w.t.Fatal(err)
 	}
 	for _, r := range w.last {
-		if !r.Aside || r.Sink != "search" {
-			w.t.Fatalf("receipt %+v; want one of the sink, aside", r)
+		if removes := strings.Contains(string(r.Body), `"d":`); !r.Aside || r.Sink != "search" || r.Removes != removes {
+			w.t.Fatalf("receipt %+v; want one of the sink, aside, that says whether it removes something", r)
 		}
 	}
 	return dead
@@ -187,7 +193,7 @@ func (p *place) files() []string {
 // until waits for the drain, which is another goroutine's business.
 func (p *place) until(what string, done func() bool) {
 	p.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			p.t.Fatalf("%s does not happen", what)
 		}
@@ -453,4 +459,119 @@ func TestAFatalSinkIsSetAsideTooAndADamagedFileIsSaid(t *testing.T) {
 	if err != nil || len(dead) > 0 {
 		t.Errorf("flush returns %v, %v", dead, err)
 	}
+}
+
+func TestAFileGoesOnlyWithACommitThatHoldsItsDeadLetters(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	p.server.set(errDown)
+	w.write(0, 1, "!")
+	w.commit()
+	if dead, err := w.w.Flush(t.Context()); err != nil || len(dead) > 0 {
+		t.Fatalf("flush returns %v, %v", dead, err)
+	}
+	p.server.set(nil) // the drain ends between a commit's flush and its stage
+	p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
+	rs, err := w.w.Stage(t.Context(), stream.Provenance{Sink: "search"})
+	if err != nil || len(rs) > 0 {
+		t.Fatalf("stage returns %v, %v; the dead letter is in no commit yet, and a crash would lose it with the file", rs, err)
+	}
+	if w.w.Settled() {
+		t.Error("a dead letter waits for a commit, and the engine is not told")
+	}
+	if dead := w.commit(); len(dead) != 1 || len(p.files()) != 0 {
+		t.Errorf("%d dead letters, %d files after the next commit", len(dead), len(p.files()))
+	}
+}
+
+func TestANewOwnerDrainsNothingThatTheLastOneHasDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace(t)
+		w := p.open(p.sink, 1)
+		p.server.set(errDown)
+		w.write(0, 1, "!")
+		w.commit()
+		p.server.set(nil)
+		p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
+		if dead := w.stage(); len(dead) != 1 { // the crash comes between the commit and the publish
+			t.Fatalf("%d dead letters", len(dead))
+		}
+		w.w.Close()
+		s := p.another()
+		next := p.open(s, 2)
+		synctest.Wait() // for a drain that does not
+		next.last = w.last
+		next.publish(s)
+		if dead := next.commit(); len(dead) > 0 || len(p.files()) > 0 || s.Stats().Spool.Drained > 0 {
+			t.Errorf("%d dead letters come again, %d files are left, %d writes are drained", len(dead), len(p.files()), s.Stats().Spool.Drained)
+		}
+		synctest.Wait()
+		if next.commit(); !next.w.Settled() || s.Stats().Spool.Spooling {
+			t.Error("the writer is not direct again")
+		}
+	})
+}
+
+// stuckStore answers nothing while it is stuck.
+type stuckStore struct {
+	objects.Store
+	stuck atomic.Bool
+}
+
+func (s *stuckStore) wait(ctx context.Context) error {
+	if !s.stuck.Load() {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (s *stuckStore) Open(ctx context.Context, key string) (objects.Object, error) {
+	if err := s.wait(ctx); err != nil {
+		return nil, err
+	}
+	return s.Store.Open(ctx, key)
+}
+
+func (s *stuckStore) List(ctx context.Context, prefix string) iter.Seq2[objects.Info, error] {
+	if err := s.wait(ctx); err != nil {
+		return func(yield func(objects.Info, error) bool) { yield(objects.Info{}, err) }
+	}
+	return s.Store.List(ctx, prefix)
+}
+
+func (s *stuckStore) Put(ctx context.Context, key string, data []byte) error {
+	return errors.Join(s.wait(ctx), s.Store.Put(ctx, key, data))
+}
+
+func TestAStoreThatDoesNotAnswerIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace(t)
+		files, err := objects.Open(t.Context(), p.dir, objects.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		store := &stuckStore{Store: files}
+		loop := bulk.New(p.server, bulk.Options{Name: "search", Order: bulk.InTurn, Delay: time.Millisecond})
+		p.sink = spool.New(loop, store, spool.Options{Name: "search", StallAfter: 30 * time.Millisecond})
+		w := p.open(p.sink, 1)
+		p.server.set(errDown)
+		w.write(0, 10, "")
+		w.commit()
+		p.server.set(nil)
+		store.stuck.Store(true)
+		p.until("the drain gives up", func() bool { return p.sink.Stats().Spool.Failing != "" })
+		store.stuck.Store(false)
+		p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
+
+		p.server.set(errDown)
+		w.write(10, 10, "")
+		w.commit()
+		w.w.Close()
+		p.server.set(nil)
+		store.stuck.Store(true)
+		if n, err := p.sink.Orphans(t.Context(), 0); n > 0 || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%d writes are drained, %v; want that the store does not answer", n, err)
+		}
+	})
 }

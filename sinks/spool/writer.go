@@ -23,12 +23,14 @@ type writer struct {
 	behind *bulk.Writer // the drain's
 
 	// Owned by the engine's goroutine.
+	begun    bool         // the drain has: see turn
 	aside    bool         // new writes are set aside
 	memory   []*bulk.Item // set aside, not in the upload
 	held     int64        // bytes of memory
 	upload   objects.Upload
 	packer   *zstd.Encoder // into upload
 	packed   int64         // writes in upload
+	going    []string      // drained files that go with the next commit: that has their dead letters
 	receipts []stream.Receipt
 
 	mu      sync.Mutex
@@ -36,9 +38,10 @@ type writer struct {
 	files   []file            // published and not drained, in order
 	known   map[string]bool   // all that were published in this tenure
 	refused []*stream.DeadLetter
-	drained []string // files that can go with the next commit
+	drained []string // files whose dead letters are in refused
 
-	wake chan struct{} // capacity 1: there is a file
+	begin chan struct{} // closed when the drain may begin
+	wake  chan struct{} // capacity 1: there is a file
 	stop context.CancelFunc
 	done chan struct{} // closed when the drain has ended
 }
@@ -49,7 +52,7 @@ func newWriter(s *Sink, t stream.Tenure, direct, behind *bulk.Writer, files []fi
 	ctx, stop := context.WithCancel(context.Background())
 	w := &writer{
 		sink: s, tenure: t, direct: direct, behind: behind, files: files, known: map[string]bool{},
-		wake: make(chan struct{}, 1), stop: stop, done: make(chan struct{}),
+		begin: make(chan struct{}), wake: make(chan struct{}, 1), stop: stop, done: make(chan struct{}),
 	}
 	w.setAside(len(files) > 0)
 	for _, f := range files {
@@ -87,9 +90,14 @@ func (w *writer) keep(items []*bulk.Item) {
 	w.sink.count(func(s *stream.SpoolStats) { s.Spooled += uint64(len(items)) })
 }
 
-// turn changes the state where it has to. What an earlier owner set aside goes before new writes; when nothing older waits
+// turn changes the state where it has to. The engine's first Write or Flush begins the drain: what the last owner committed is
+// published by then, so of the files that it had drained none is left to be drained again. What an earlier owner set aside goes before new writes; when nothing older waits
 // in files any more, new writes are direct, and before them what waits in memory.
 func (w *writer) turn() {
+	if !w.begun {
+		w.begun = true
+		close(w.begin)
+	}
 	waiting := w.waiting()
 	if !w.aside && waiting > 0 {
 		w.setAside(true)
@@ -174,12 +182,14 @@ func (w *writer) Flush(ctx context.Context) ([]*stream.DeadLetter, error) {
 	return w.letters(), nil
 }
 
-// letters are what was refused, of new writes and of drained ones.
+// letters are what was refused, of new writes and of drained ones. The files of these can go with the commit that this is for, and not
+// before: a crash would lose the letters that are in no commit.
 func (w *writer) letters() []*stream.DeadLetter {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	dead := append(w.direct.Refused(), w.refused...)
-	w.refused = nil
+	w.going = append(w.going, w.drained...)
+	w.refused, w.drained = nil, nil
 	return dead
 }
 
@@ -206,11 +216,7 @@ func (w *writer) Stage(ctx context.Context, p stream.Provenance) ([]stream.Recei
 		w.receipts = append(w.receipts, r)
 		w.upload, w.packed = nil, 0
 	}
-	w.mu.Lock()
-	drained := w.drained
-	w.drained = nil
-	w.mu.Unlock()
-	for _, key := range drained {
+	for _, key := range w.going {
 		r, err := w.receipt(p, claim{Drained: key}, 0)
 		if err != nil {
 			return nil, err
@@ -218,14 +224,14 @@ func (w *writer) Stage(ctx context.Context, p stream.Provenance) ([]stream.Recei
 		w.receipts = append(w.receipts, r)
 	}
 	rs := w.receipts
-	w.receipts = nil
+	w.receipts, w.going = nil, nil
 	return rs, nil
 }
 
 func (w *writer) receipt(p stream.Provenance, c claim, bytes int64) (stream.Receipt, error) {
 	c.Partition = w.tenure.Partition
 	body, err := json.Marshal(c)
-	return stream.Receipt{Sink: p.Sink, Bytes: bytes, Body: body, Aside: true}, err
+	return stream.Receipt{Sink: p.Sink, Bytes: bytes, Body: body, Aside: true, Removes: c.Drained != ""}, err
 }
 
 // Discard removes what was not committed.
@@ -240,7 +246,7 @@ func (w *writer) Discard(ctx context.Context) {
 func (w *writer) Settled() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.state.Spooling && len(w.drained) == 0 && len(w.files) == 0
+	return !w.state.Spooling && len(w.drained) == 0 && len(w.going) == 0 && len(w.files) == 0
 }
 
 // Close ends both writers and the drain.
@@ -273,6 +279,13 @@ func (w *writer) withdrawn(key string) {
 	defer w.mu.Unlock()
 	w.files = slices.DeleteFunc(w.files, func(f file) bool { return f.key == key })
 	delete(w.known, key)
+}
+
+// removed forgets a file that an earlier owner had drained.
+func (w *writer) removed(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.files = slices.DeleteFunc(w.files, func(f file) bool { return f.key == key })
 }
 
 // addTo adds the partition's part to the sink's.

@@ -113,11 +113,12 @@ func (o *oracle) route(r *stream.Record, rec *record) {
 	}
 }
 
-// deadOnce wants a dead letter of a record, unless it has one for the same sink, or the pipeline, already: the first.
+// deadOnce wants a dead letter of a record, unless it has that already: one for its first failure, or one for each sink that
+// refuses it.
 func (o *oracle) deadOnce(rec *record, d *stream.DeadLetter) {
 	r := o.world.deadRow(d)
-	if !slices.ContainsFunc(rec.rows[stream.DeadLetters], func(o row) bool { return o.rowID == r.rowID }) {
-		rec.rows[stream.DeadLetters] = append(rec.rows[stream.DeadLetters], r)
+	if all := rec.rows[stream.DeadLetters]; !slices.ContainsFunc(all, func(other row) bool { return other.rowID == r.rowID }) {
+		rec.rows[stream.DeadLetters] = append(all, r)
 	}
 }
 
@@ -144,12 +145,14 @@ func (w *world) eventRow(e *stream.Event) row {
 	return row{rowID{e.Record.Pos, e.Index}, maphash.Bytes(w.sums, append(text, e.Properties...))}
 }
 
-// deadRow sums a dead letter. Its index tells the sinks apart that refuse one record.
+// deadRow sums a dead letter. Its index is 0, or says which sink has refused the record.
 func (w *world) deadRow(d *stream.DeadLetter) row {
-	sink, _ := strings.CutPrefix(d.Stage, "sink.")
-	index := 1 + slices.IndexFunc(w.pipeline.Sinks, func(s Sink) bool { return s.Name == sink })
 	text := slices.Concat([]byte(d.Stage), []byte{0}, []byte(d.Err), []byte{0}, d.Record.Value)
-	return row{rowID{d.Record.Pos, uint32(index)}, maphash.Bytes(w.sums, text)}
+	index := uint32(0)
+	if sink, ok := strings.CutPrefix(d.Stage, "sink."); ok {
+		index = uint32(1 + slices.Index(w.order, sink))
+	}
+	return row{rowID{d.Record.Pos, index}, maphash.Bytes(w.sums, text)}
 }
 
 // show makes a file visible, and checks the promise as far as it can be told at this moment: the file is committed, each of its rows

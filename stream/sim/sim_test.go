@@ -27,6 +27,7 @@ import (
 //	overflow objects of one position share a name  -> TestScheduleKeepsThePromise (one is written over)
 //	an overflow object is deleted before decide    -> TestScheduleKeepsThePromise (no progress)
 //	flush buries every refusal                     -> TestScheduleKeepsThePromise (dead letters twice)
+//	flush buries one refusal of a record           -> TestScheduleKeepsThePromise (a dead letter of the second sink is missing)
 //	worker.go  a drain that does not commit        -> TestScheduleKeepsThePromise (a child's rows before its parent's)
 //	worker.go  judge keeps siblings of a failed event, where is ignored -> TestScheduleKeepsThePromise (rows that nobody asked for)
 //	worker.go  back-off from math/rand/v2          -> TestSeedReplaysExactly
@@ -39,8 +40,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// testPipeline has every kind of part: two staged sinks, one of them for a part of the events, an upsert sink that refuses
-// some rows, a processor with state, and input of which some is dead, some dropped, and some several events.
+// testPipeline has every kind of part: two staged sinks, one of them for a part of the events, two upsert sinks that refuse
+// some rows each, a processor with state, and input of which some is dead, some dropped, and some several events.
 func testPipeline(t *testing.T) *Pipeline {
 	t.Helper()
 	schema, err := stream.NewSchema()
@@ -58,6 +59,7 @@ func testPipeline(t *testing.T) *Pipeline {
 			{Name: "lake"},
 			{Name: "even", Where: func(e *stream.Event) bool { return e.Record.Pos.Offset()%2 == 0 }},
 			{Name: "search", Upsert: true},
+			{Name: "profiles", Upsert: true},
 		},
 		Input: func(seed uint64, n int) stream.Record {
 			word := []string{"click", "click", "click", "bad", "drop", "fail", "click click", "click fail"}[mix(seed^uint64(n))%8]
