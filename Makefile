@@ -24,7 +24,7 @@ test: build
 	testenv/install.sh
 	@for f in $$(grep -rl '^//go:build real' --include='*_test.go' .); do grep -q '^func TestReal' $$f || { echo "$$f: tests of the real tier are called TestReal..."; exit 1; }; done
 	set -o pipefail; $(GO) test -race -v ./... | $(brief)
-	set -o pipefail; $(GO) test -tags real -v -run '^TestReal' -p 1 -timeout 60m ./... | $(brief)
+	set -o pipefail; $(GO) test -tags real -count=1 -v -run '^TestReal' -p 1 -timeout 60m ./... | $(brief)
 
 lint:
 	@out=$$($(GO) run $(GOFUMPT) -l .); [ -z "$$out" ] || { echo "gofumpt would change:"; echo "$$out"; exit 1; }
