@@ -19,7 +19,7 @@ import (
 )
 
 // drainBytes is how much of a file is under way at once.
-const drainBytes = 4 << 20
+const drainBytes = 1 << 20
 
 // Between two tries of a file.
 const (

@@ -42,8 +42,8 @@ type writer struct {
 
 	begin chan struct{} // closed when the drain may begin
 	wake  chan struct{} // capacity 1: there is a file
-	stop context.CancelFunc
-	done chan struct{} // closed when the drain has ended
+	stop  context.CancelFunc
+	done  chan struct{} // closed when the drain has ended
 }
 
 var _ stream.SpoolWriter = (*writer)(nil)
@@ -71,7 +71,7 @@ func (w *writer) setAside(aside bool) {
 }
 
 // memoryBytes is how much may wait in memory: more is written to the file.
-const memoryBytes = 4 << 20
+const memoryBytes = 1 << 20
 
 func (w *writer) Write(events []*stream.Event) {
 	if w.turn(); !w.aside {
@@ -136,7 +136,7 @@ func (w *writer) pack() {
 	}
 	if w.upload == nil {
 		w.upload = w.sink.store.Begin(w.sink.key(w.tenure, w.memory[0]))
-		packer, err := zstd.NewWriter(w.upload, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
+		packer, err := zstd.NewWriter(w.upload, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
 		if err != nil {
 			panic(err) // of options that never change
 		}
