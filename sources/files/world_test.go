@@ -152,10 +152,22 @@ func (w *world) part(partition string) *part {
 	return p
 }
 
+// wake makes wait look again; mu is held.
+func (w *world) wake() {
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+func (w *world) tell() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.wake()
+}
+
 // wait returns when cond, called with mu held, is true.
 func (w *world) wait(what string, cond func() bool) {
 	w.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second) // a busy disk takes a second for a checkpoint
 	for {
 		w.mu.Lock()
 		ok, changed := cond(), w.changed
@@ -249,6 +261,7 @@ type collector struct {
 	w       *world
 	pending []stream.Record
 	crashed bool
+	taking  sync.Mutex
 }
 
 func (w *world) assign(a stream.Assignment) (stream.Consumer, error) {
@@ -259,8 +272,7 @@ func (w *world) assign(a stream.Assignment) (stream.Consumer, error) {
 		w.Errorf("%s: epoch %d after %d", a.Partition(), a.Epoch(), p.epochs[n-1])
 	}
 	p.epochs = append(p.epochs, a.Epoch())
-	close(w.changed)
-	w.changed = make(chan struct{})
+	w.wake()
 	p.delivered = len(p.lines)
 	return &collector{Assignment: a, w: w}, nil
 }
@@ -278,13 +290,14 @@ func (c *collector) Deliver(ctx context.Context, rs []stream.Record) error {
 			return ctx.Err()
 		}
 	}
+	c.taking.Lock() // the source drains beside a Deliver that takes long
+	defer c.taking.Unlock()
+	defer c.w.tell()
 	for _, r := range rs {
 		c.w.mu.Lock()
 		p := c.w.part(c.Partition())
 		p.delivered++
 		c.crashed = c.crashed || c.w.crash != nil && c.w.crash(c.Partition(), p.delivered)
-		close(c.w.changed)
-		c.w.changed = make(chan struct{})
 		c.w.mu.Unlock()
 		if c.crashed {
 			return errCrash
@@ -326,6 +339,8 @@ func (c *collector) commit(ctx context.Context) error {
 }
 
 func (c *collector) Drain(ctx context.Context, why stream.Why) error {
+	c.taking.Lock()
+	defer c.taking.Unlock()
 	if c.crashed {
 		return errCrash
 	}
@@ -336,8 +351,7 @@ func (c *collector) Drain(ctx context.Context, why stream.Why) error {
 		p := c.w.part(c.Partition())
 		p.whys = append(p.whys, why)
 	}
-	close(c.w.changed)
-	c.w.changed = make(chan struct{})
+	c.w.wake()
 	return err
 }
 
