@@ -22,12 +22,13 @@ const simHelp = `run a pipeline under seeded faults, in no time
 
 Usage: millrace sim [--seed N] [--runs K] [--data FILE] [--shrink | --trace] [--json] FILE
 
-Runs the pipeline of FILE in a world that is made up: the engine, the decoder, the processors and the conditions of the sinks are
-the real ones; the source, the sinks' stores and the clock are not. No server is asked and no file is written. Of the source
+Runs the pipeline of FILE in a world that is made up: the engine, the decoder, the processors, the conditions of the sinks and what
+sets aside the writes of those with on_stall: spool are the real ones; the source, the sinks' stores and the clock are not. No server is asked and no file is written. Of the source
 only the kind counts. What goes wrong follows from the seed: crashes, zombies (paused past their lease, then woken), stolen leases, splits,
-merges, lost replies, late effects, failing and slow sinks, staged data that expires. All the time, and at the end of each run, the promise
-is checked: every record once in every sink that it is for, or in the dead letters; in order per key; nothing visible that is not
-committed; and verify finds nothing.
+merges, lost replies, late effects, failing and slow sinks, outages that are set aside, staged data that expires. All the time, and at
+the end of each run, the promise is checked: every record once in every sink that it is for, or in the dead letters; in order per key;
+nothing visible that is not committed; nothing committed that is neither in a sink nor set aside; all drained at the end; and verify
+finds nothing.
 
   --seed N      the first seed; default 1. A seed makes the same run each time.
   --runs K      how many seeds; default 1000
@@ -118,7 +119,11 @@ func (c *call) simFlags() (f simFlags, err error) {
 func (p *plan) simulated(data string) (*sim.Pipeline, error) {
 	s := &sim.Pipeline{Name: p.file.Name, Schema: p.schema, Decoder: p.decoder, Processors: p.processors}
 	for _, sink := range p.sinks {
-		s.Sinks = append(s.Sinks, sim.Sink{Name: sink.name, Where: sink.where, Upsert: sink.upsert != nil})
+		simulated := sim.Sink{Name: sink.name, Where: sink.where, Upsert: sink.upsert != nil}
+		if sink.aside {
+			simulated.Spool = simSpool{p.schema}
+		}
+		s.Sinks = append(s.Sinks, simulated)
 	}
 	s.Input = newSimLines(p.format, p.schema).record
 	if data != "" {
@@ -295,8 +300,8 @@ func (r *simReport) print(w io.Writer) error {
 	}
 	n := r.Counts
 	_, err := fmt.Fprintf(w, "%s: %s: %d schedules, %d records, %d crashes, %d zombies, %d steals, %d splits, %d merges, %d lost replies, "+
-		"%d commits, %d half commits, %d fenced commits, %d violations, %.1f s\n", r.Pipeline, answer, r.Runs, n.Events, n.Crashes, n.Zombies, n.Steals,
-		n.Splits, n.Merges, n.LostReplies, n.Commits, n.HalfCommits, n.Fenced, r.Failed, r.Seconds)
+		"%d commits, %d half commits, %d fenced commits, %d writes set aside, %d violations, %.1f s\n", r.Pipeline, answer, r.Runs, n.Events, n.Crashes, n.Zombies, n.Steals,
+		n.Splits, n.Merges, n.LostReplies, n.Commits, n.HalfCommits, n.Fenced, n.Aside, r.Failed, r.Seconds)
 	for _, f := range r.Failures {
 		fmt.Fprintf(w, "seed %d: %s\n", f.Seed, f.Violations[0])
 		if more := len(f.Violations) - 1; more > 0 {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace-io/millrace/cmd/millrace/pipelinefile"
 	"github.com/millrace-io/millrace/stream"
@@ -46,6 +47,110 @@ func TestSimOfEveryExampleIsClean(t *testing.T) {
 		if got.code != exitOK || !strings.Contains(got.stdout, ": clean: 10 schedules, ") {
 			t.Errorf("%s: %+v", file, got)
 		}
+	}
+}
+
+// spooled is a file with a staged sink, and two that set writes aside.
+const spooled = "../../docs/examples/kafka-to-three-sinks.yaml"
+
+// severalEvents is a file of records with up to three events each, so that a sink refuses more than one of a record.
+func severalEvents(t *testing.T) string {
+	t.Helper()
+	var lines strings.Builder
+	for i := range 300 {
+		event := fmt.Sprintf(`{"id":"e%d","type":"click","user":"u%d"}`, i, i*7%17)
+		switch i * 5 % 7 {
+		case 0, 1:
+			fmt.Fprintf(&lines, "[%s,%s]\n", event, event)
+		case 2:
+			fmt.Fprintf(&lines, "[%s,%s,%s]\n", event, event, event)
+		case 3:
+			fmt.Fprintln(&lines, event[:20])
+		default:
+			fmt.Fprintln(&lines, event)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "several.jsonl")
+	if err := os.WriteFile(path, []byte(lines.String()), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestSimOfASpoolIsClean(t *testing.T) {
+	runs := "300"
+	if testing.Short() {
+		runs = "40"
+	}
+	for _, args := range [][]string{nil, {"--data", severalEvents(t)}} {
+		got := simulation(t, "", append([]string{spooled, "--runs", runs, "--json"}, args...)...)
+		var report simReport
+		if err := json.Unmarshal([]byte(got.stdout), &report); err != nil {
+			t.Fatalf("%v: %+v", err, got)
+		}
+		if !report.Clean || report.Counts.Aside < 1000 {
+			t.Errorf("%d of %s schedules broke the promise, %d writes were set aside: %v", report.Failed, runs, report.Counts.Aside, report.Failures)
+		}
+	}
+}
+
+func TestSimOfASpoolSaysTheSameEveryTime(t *testing.T) {
+	var digests [2]string
+	for i := range digests {
+		var report simReport
+		got := simulation(t, "", spooled, "--json", "--seed", "50", "--runs", "40")
+		if err := json.Unmarshal([]byte(got.stdout), &report); err != nil {
+			t.Fatalf("%v: %+v", err, got)
+		}
+		digests[i] = report.Digest
+	}
+	if digests[0] != digests[1] {
+		t.Errorf("digests %v", digests)
+	}
+}
+
+// TestAStalledSinkHoldsNobodyUp: while one sink fails for minutes, and nothing else goes wrong, the lake gets all records.
+func TestAStalledSinkHoldsNobodyUp(t *testing.T) {
+	text, err := os.ReadFile(spooled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outage := func(text string) (lake int, aside int) {
+		p := newPlan(pipelinefile.Parse("x.yaml", []byte(text), os.LookupEnv))
+		if problems := p.file.Problems(); len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		pipeline, err := p.simulated("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps := []sim.Step{
+			{Kind: sim.SinkFails, Sink: "search", For: 10 * time.Minute, Wait: time.Second},
+			{Kind: sim.Start, Process: 1, Wait: 20 * time.Second},
+		}
+		for range 6 {
+			steps = append(steps, sim.Step{Kind: sim.SinkIsSlow, Wait: 30 * time.Second}) // of no sink: time passes
+		}
+		runner := sim.Runner{Pipeline: pipeline, Trace: true}
+		result := runner.Run(&sim.Schedule{Seed: 1, Shards: 2, Records: 200, Steps: steps, Only: []sim.Call{}})
+		for _, v := range result.Violations {
+			t.Error(v)
+		}
+		for _, line := range result.Trace {
+			if strings.Contains(line, "nothing goes wrong any more") {
+				break
+			}
+			if strings.Contains(line, "lake.publish") && strings.HasSuffix(line, ": ok") {
+				lake++
+			}
+		}
+		return lake, result.Counts.Aside
+	}
+	if lake, aside := outage(string(text)); lake < 10 || aside < 100 {
+		t.Errorf("%d files reach the lake while the other sink is away, %d of its writes are set aside", lake, aside)
+	}
+	if lake, aside := outage(strings.ReplaceAll(string(text), "on_stall: spool", "on_stall: block")); lake > 0 || aside > 0 {
+		t.Errorf("%d files reach the lake although the commit waits for the other sink, %d of its writes are set aside", lake, aside)
 	}
 }
 

@@ -47,6 +47,7 @@ type Item struct {
 	Record    *stream.Record // what the event was made of: a copy
 	Key       []byte         // writes of one key keep their order, as Options.Order says
 	Body      []byte         // as the Encoder made it
+	Buried    bool           // the sink refused another write of the record, in an earlier commit: its refusal makes no dead letter
 
 	// Err is how the write ended: nil, written or there already; a Refused error, never; any other, not yet.
 	Err error

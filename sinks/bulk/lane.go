@@ -337,7 +337,9 @@ func (l *lane) landed(f *flight, err error) {
 				repeat = append(repeat, it.older)
 				it.older = nil
 			}
-			it.writer.refuse(it.Record, refusal.error)
+			if !it.Buried {
+				it.writer.refuse(it.Record, refusal.error)
+			}
 		default:
 			last = it.Err
 			repeat = append(repeat, it)

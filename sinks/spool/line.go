@@ -18,6 +18,7 @@ type line struct {
 	Key       text            `json:"key,omitempty"`
 	Body      text            `json:"body"`
 	Record    record          `json:"record"`
+	Buried    bool            `json:"buried,omitempty"` // see bulk.Item
 }
 
 // record is what a dead letter of the write needs, and what sinks pass on.
@@ -77,7 +78,7 @@ func (t *text) bytes() []byte {
 
 func appendItem(b []byte, it *bulk.Item) []byte {
 	r := it.Record
-	l := line{Partition: text(it.Partition), Position: r.Pos, Index: it.Index, Key: it.Key, Body: it.Body, Record: record{Key: optional(r.Key), Value: optional(r.Value)}}
+	l := line{Partition: text(it.Partition), Position: r.Pos, Index: it.Index, Key: it.Key, Body: it.Body, Record: record{Key: optional(r.Key), Value: optional(r.Value)}, Buried: it.Buried}
 	if !r.Time.IsZero() {
 		us := r.Time.UnixMicro()
 		l.Record.Time = &us
@@ -104,5 +105,5 @@ func parseItem(b []byte) (*bulk.Item, error) {
 	for _, h := range l.Record.Headers {
 		r.Headers = append(r.Headers, stream.Header{Key: string(h.Key), Value: h.Value.bytes()})
 	}
-	return &bulk.Item{Partition: string(l.Partition), Index: l.Index, Record: r, Key: l.Key, Body: l.Body}, nil
+	return &bulk.Item{Partition: string(l.Partition), Index: l.Index, Record: r, Key: l.Key, Body: l.Body, Buried: l.Buried}, nil
 }

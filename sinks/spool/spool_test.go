@@ -33,6 +33,7 @@ import (
 //	Stage: a file goes although its letters were not returned -> AFileGoesOnlyWithACommitThatHoldsItsDeadLetters
 //	drainAll: does not wait for begin -> ANewOwnerDrainsNothingThatTheLastOneHasDrained
 //	send, orphans: no limit of time -> AStoreThatDoesNotAnswerIsAskedAgain
+//	pack: no item is marked as buried -> ARecordIsBuriedOnceByASinkThoughSomeOfItIsSetAside
 //	drainAll: what fails is not said -> AFatalSinkIsSetAsideTooAndADamagedFileIsSaid
 //	text: bytes are written as a string -> ARefusalOfADrainedWriteIsADeadLetterOfTheNextCommit (key)
 
@@ -42,6 +43,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type server struct {
 	mu     sync.Mutex
 	down   error
+	fail   func(*bulk.Item) error // nil: nothing does but what ends with !
 	bodies []string
 }
 
@@ -60,6 +62,11 @@ func (s *server) Send(_ context.Context, items []*bulk.Item) error {
 		return s.down
 	}
 	for _, it := range items {
+		if s.fail != nil {
+			if it.Err = s.fail(it); it.Err != nil {
+				continue
+			}
+		}
 		if strings.HasSuffix(string(it.Body), "!") {
 			it.Err = bulk.Refused(errors.New("never"))
 			continue
@@ -574,4 +581,34 @@ func TestAStoreThatDoesNotAnswerIsAskedAgain(t *testing.T) {
 			t.Errorf("%d writes are drained, %v; want that the store does not answer", n, err)
 		}
 	})
+}
+
+// TestARecordIsBuriedOnceByASinkThoughSomeOfItIsSetAside: of two events one is refused at once, the other one after the drain, in a
+// later commit.
+func TestARecordIsBuriedOnceByASinkThoughSomeOfItIsSetAside(t *testing.T) {
+	p := newPlace(t)
+	w := p.open(p.sink, 1)
+	busy := errors.New("429")
+	p.server.fail = func(it *bulk.Item) error {
+		if it.Index == 1 {
+			return busy
+		}
+		return nil
+	}
+	r := stream.Record{Key: []byte("k"), Value: []byte("x!"), Pos: stream.OffsetPosition(4)}
+	b := stream.NewBatch(&stream.Schema{})
+	b.Append(&r)
+	b.Append(&r)
+	w.w.Write([]*stream.Event{&b.Events[0], &b.Events[1]})
+	if dead := w.commit(); len(dead) != 1 || len(p.files()) != 1 {
+		t.Fatalf("%d dead letters, %d files; want one of each", len(dead), len(p.files()))
+	}
+	p.server.mu.Lock()
+	p.server.fail = nil
+	p.server.mu.Unlock()
+	w.write(5, 0, "")
+	p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
+	if dead := w.commit(); len(dead) != 0 || len(p.files()) != 0 {
+		t.Errorf("%d dead letters more, %d files", len(dead), len(p.files()))
+	}
 }

@@ -28,9 +28,11 @@ type writer struct {
 	memory   []*bulk.Item // set aside, not in the upload
 	held     int64        // bytes of memory
 	upload   objects.Upload
-	packer   *zstd.Encoder // into upload
-	packed   int64         // writes in upload
-	going    []string      // drained files that go with the next commit: that has their dead letters
+	packer   *zstd.Encoder            // into upload
+	packed   int64                    // writes in upload
+	dead     []*stream.DeadLetter     // of new writes; Flush returns them
+	buried   map[stream.Position]bool // their records, and those of what Flush has returned since the last commit
+	going    []string                 // drained files that go with the next commit: that has their dead letters
 	receipts []stream.Receipt
 
 	mu      sync.Mutex
@@ -129,11 +131,13 @@ func (w *writer) Upload(ctx context.Context) error {
 	return w.upload.Send(ctx)
 }
 
-// pack moves what is in memory to the upload, compressed.
+// pack moves what is in memory to the upload, compressed. What is refused of it comes back in a later commit; where a record is buried in
+// this one already, it makes no dead letter.
 func (w *writer) pack() {
 	if len(w.memory) == 0 {
 		return
 	}
+	w.collect()
 	if w.upload == nil {
 		w.upload = w.sink.store.Begin(w.sink.key(w.tenure, w.memory[0]))
 		packer, err := zstd.NewWriter(w.upload, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
@@ -144,6 +148,7 @@ func (w *writer) pack() {
 	}
 	var line []byte
 	for _, it := range w.memory {
+		it.Buried = it.Buried || w.buried[it.Record.Pos]
 		line = appendItem(line[:0], it)
 		_, _ = w.packer.Write(line) // an Upload's Write does not fail
 	}
@@ -185,12 +190,25 @@ func (w *writer) Flush(ctx context.Context) ([]*stream.DeadLetter, error) {
 // letters are what was refused, of new writes and of drained ones. The files of these can go with the commit that this is for, and not
 // before: a crash would lose the letters that are in no commit.
 func (w *writer) letters() []*stream.DeadLetter {
+	w.collect()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	dead := append(w.direct.Refused(), w.refused...)
+	dead := append(w.dead, w.refused...)
+	w.dead = nil
 	w.going = append(w.going, w.drained...)
 	w.refused, w.drained = nil, nil
 	return dead
+}
+
+// collect takes what was refused of new writes.
+func (w *writer) collect() {
+	for _, d := range w.direct.Refused() {
+		if w.buried == nil {
+			w.buried = map[stream.Position]bool{}
+		}
+		w.buried[d.Record.Pos] = true
+		w.dead = append(w.dead, d)
+	}
 }
 
 // Stage seals what is set aside since the last commit, and tells which drained files can go with it.
@@ -224,7 +242,7 @@ func (w *writer) Stage(ctx context.Context, p stream.Provenance) ([]stream.Recei
 		w.receipts = append(w.receipts, r)
 	}
 	rs := w.receipts
-	w.receipts, w.going = nil, nil
+	w.receipts, w.going, w.buried = nil, nil, nil
 	return rs, nil
 }
 

@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/millrace-io/millrace/stream"
 )
@@ -22,6 +23,8 @@ type record struct {
 	rows  map[string][]row   // by sink: those that it has to have, in order
 	prev  map[string]*record // by sink: the record before it of the same key that has rows there
 	pos   stream.Position
+
+	written time.Time // to the log
 }
 
 type fate int
@@ -142,7 +145,7 @@ func (w *world) eventRow(e *stream.Event) row {
 	for i, v := range e.Values {
 		text = append(v.AppendText(append(text, byte(v.Kind()), 0), w.pipeline.Schema.Columns[i].Type), 0)
 	}
-	return row{rowID{e.Record.Pos, e.Index}, maphash.Bytes(w.sums, append(text, e.Properties...))}
+	return row{rowID{e.Record.Pos, e.Index}, sum(append(text, e.Properties...))}
 }
 
 // deadRow sums a dead letter. Its index is 0, or says which sink has refused the record.
@@ -150,9 +153,23 @@ func (w *world) deadRow(d *stream.DeadLetter) row {
 	text := slices.Concat([]byte(d.Stage), []byte{0}, []byte(d.Err), []byte{0}, d.Record.Value)
 	index := uint32(0)
 	if sink, ok := strings.CutPrefix(d.Stage, "sink."); ok {
-		index = uint32(1 + slices.Index(w.order, sink))
+		index = w.refusalIndex(sink)
 	}
-	return row{rowID{d.Record.Pos, index}, maphash.Bytes(w.sums, text)}
+	return row{rowID{d.Record.Pos, index}, sum(text)}
+}
+
+func (w *world) refusalIndex(sink string) uint32 { return uint32(1 + slices.Index(w.order, sink)) }
+
+// sum is the same in every process: what is set aside holds it, and its size is in the trace.
+func sum(text []byte) uint64 {
+	h := uint64(len(text))
+	for ; len(text) >= 8; text = text[8:] {
+		h = mix(h ^ binary.LittleEndian.Uint64(text))
+	}
+	for _, c := range text {
+		h = mix(h ^ uint64(c))
+	}
+	return h
 }
 
 // show makes a file visible, and checks the promise as far as it can be told at this moment: the file is committed, each of its rows
@@ -213,13 +230,14 @@ func (w *world) checkRow(st *store, sh *shard, r row, again bool, where string) 
 	}
 }
 
-// upsert stores a row. The first time that it is there, no earlier record of its key may be missing.
+// upsert stores a row. The first time that it is there, no earlier record of its key may be missing. What is set aside of a shard
+// that has ended may come after its children's rows: across partitions the sink's own rule keeps the order.
 func (w *world) upsert(sink string, r row) {
 	st := w.sinks[sink]
 	rec := w.records[r.pos.Offset()]
 	w.checkRow(st, rec.shard, r, false, sink)
 	if _, there := st.upserts[r.rowID]; !there {
-		if p := rec.prev[sink]; p != nil && !w.shown(st, p) {
+		if p := rec.prev[sink]; p != nil && !w.shown(st, p) && (w.buckets[sink] == nil || p.shard == rec.shard) {
 			w.violate(Order, sink, rec.shard.name, r.pos, "it is written before record %s of %s, which is earlier and has the same key %q", p.pos, p.shard.name, p.key)
 		}
 	}
@@ -231,23 +249,47 @@ func (w *world) checkCommit(sh *shard, c stream.Checkpoint) {
 	if len(c.Note) > stream.NoteLimit {
 		w.violate(Unverified, "", sh.name, c.Pos, "the note has %d bytes", len(c.Note))
 	}
+	receipts := ""
 	for ; sh.verified < len(sh.log) && sh.log[sh.verified].Pos.Compare(c.Pos) <= 0; sh.verified++ {
 		rec := w.records[sh.log[sh.verified].Pos.Offset()]
 		for _, s := range w.pipeline.Sinks {
-			if s.Upsert && !w.shown(w.sinks[s.Name], rec) {
-				w.violate(Behind, s.Name, sh.name, rec.pos, "it is committed (up to %s) before the sink has it", c.Pos)
+			if !s.Upsert || w.shown(w.sinks[s.Name], rec) {
+				continue
+			}
+			if receipts == "" {
+				receipts = w.receipts(c.Note)
+			}
+			if !w.shownOrAside(s.Name, rec, receipts) {
+				w.violate(Behind, s.Name, sh.name, rec.pos, "it is committed (up to %s) before the sink has it, and it is not set aside", c.Pos)
 			}
 		}
 	}
 }
 
+// shownOrAside says that each of a record's rows is in a sink, or in its spool.
+func (w *world) shownOrAside(sink string, rec *record, receipts string) bool {
+	b := w.buckets[sink]
+	return b != nil && !slices.ContainsFunc(rec.rows[sink], func(want row) bool {
+		_, there := w.sinks[sink].upserts[want.rowID]
+		return !there && !b.setAside(want.rowID, receipts)
+	})
+}
+
+// receipts is the text of a note, with that of the object that holds its receipts if they are not in it.
+func (w *world) receipts(note []byte) string {
+	var fields struct{ Overflow string }
+	_ = json.Unmarshal(note, &fields) // it is the engine's
+	return string(note) + string(w.objects[fields.Overflow])
+}
+
 // checkMissing looks for every row that has to be there.
 func (w *world) checkMissing() {
+	staying := w.staying()
 	for _, rec := range w.records {
 		for _, sink := range slices.Sorted(maps.Keys(rec.rows)) {
 			st := w.sinks[sink]
 			for _, want := range rec.rows[sink] {
-				if _, upserted := st.upserts[want.rowID]; !upserted && st.rows[want.rowID] == 0 {
+				if _, upserted := st.upserts[want.rowID]; !upserted && st.rows[want.rowID] == 0 && (sink != stream.DeadLetters || !staying[want.rowID]) {
 					w.violate(Missing, sink, rec.shard.name, rec.pos, "it is missing")
 				}
 			}

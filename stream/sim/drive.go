@@ -62,7 +62,7 @@ func (w *world) do(s Step) {
 	case SinkIsSlow:
 		w.slow[s.Sink] = until
 	case Expire:
-		w.expire(func(file) bool { return true })
+		w.expire(func(int) bool { return true })
 	}
 }
 
@@ -203,22 +203,24 @@ func (w *world) stuck() {
 			w.violate(Stuck, "", sh.name, sh.committed(), "no progress for %s although nothing goes wrong any more", patience)
 		}
 	}
+	w.checkDrained()
 	if len(w.violations) == 0 {
 		w.violate(Stuck, "", "", stream.Position{}, "a process does not end within %s of being told to", patience)
 	}
 }
 
-// done says that every record is committed and every closed shard ended.
+// done says that every record is committed, every closed shard ended, and nothing set aside.
 func (w *world) done() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.violations) > 0 || !slices.ContainsFunc(w.shards, func(s *shard) bool { return !s.finished() })
+	return len(w.violations) > 0 || !slices.ContainsFunc(w.shards, func(s *shard) bool { return !s.finished() }) && w.drained()
 }
 
 // check is what can only be known at the end. What can be known earlier was checked when it happened: see check.go.
 func (w *world) check() {
 	w.mu.Lock()
 	w.checkMissing()
+	w.checkDrained()
 	w.mu.Unlock()
 	inspectors := map[string]stream.Inspector{}
 	for _, s := range w.pipeline.Sinks {

@@ -105,7 +105,7 @@ const (
 
 // NewSchedule makes the schedule of a seed for a pipeline.
 func NewSchedule(p *Pipeline, seed uint64) *Schedule {
-	g := generator{rng: rand.New(rand.NewPCG(seed, 1)), sinks: p.sinkNames(), alive: map[int]bool{}}
+	g := generator{rng: rand.New(rand.NewPCG(seed, 1)), sinks: p.sinkNames(), spools: p.spoolNames(), alive: map[int]bool{}}
 	s := &Schedule{Seed: seed, Shards: 1 + g.rng.IntN(4), Records: 120 + g.rng.IntN(160)}
 	for g.shards = range s.Shards {
 		g.open = append(g.open, g.shards)
@@ -123,6 +123,7 @@ func NewSchedule(p *Pipeline, seed uint64) *Schedule {
 type generator struct {
 	rng       *rand.Rand
 	sinks     []string
+	spools    []string     // those that set writes aside
 	alive     map[int]bool // true: paused
 	processes int
 	shards    int
@@ -132,6 +133,8 @@ type generator struct {
 func (g *generator) step() Step {
 	n := g.rng.IntN(100)
 	switch {
+	case len(g.alive) > 0 && len(g.spools) > 0 && g.rng.IntN(8) == 0:
+		return g.outage()
 	case len(g.alive) == 0 || n < 20 && len(g.alive) < 3:
 		g.processes++
 		g.alive[g.processes] = false
@@ -158,6 +161,15 @@ func (g *generator) step() Step {
 		return Step{Kind: SinkIsSlow, Sink: g.sinks[g.rng.IntN(len(g.sinks))], For: g.seconds(20)}
 	}
 	return Step{Kind: Expire}
+}
+
+// outage is of a sink that sets writes aside, or now and then of where it does.
+func (g *generator) outage() Step {
+	s := Step{Kind: SinkFails, Sink: g.spools[g.rng.IntN(len(g.spools))], For: g.seconds(40)}
+	if g.rng.IntN(6) == 0 {
+		s.Sink, s.For = s.Sink+spoolName, g.seconds(15)
+	}
+	return s
 }
 
 func (g *generator) seconds(most int) time.Duration {

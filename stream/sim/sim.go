@@ -1,11 +1,13 @@
 // Package sim runs a pipeline in a world that is all made up, again and again, and lets go wrong in it what can: crashes,
 // zombies, stolen leases, splits and merges, lost replies, sinks that fail or are slow. After each run it says whether the promise was kept.
 //
-// Real are the engine (package stream, unchanged), the decoder and the processors of the user's pipeline file, and the conditions of
-// its sinks. Made up are the source, the sinks, the dead letters and the clock: nothing outside of the process is touched.
+// Real are the engine (package stream, unchanged), the decoder and the processors of the user's pipeline file, the conditions of
+// its sinks, and the code that sets aside and drains the writes of a sink with on_stall: spool (Spool, handed in, with the loop
+// of the upsert sinks below it). Made up are the source, the sinks' servers and stores, the dead letters and the clock: nothing outside
+// of the process is touched.
 //
-// Read schedule.go first (what happens), then world.go (how a call takes effect or not), source.go and sinks.go (what there
-// is outside of a process), check.go (what has to come of it), and shrink.go.
+// Read schedule.go first (what happens), then world.go (how a call takes effect or not), source.go, sinks.go and spool.go (what
+// there is outside of a process), check.go (what has to come of it), and shrink.go.
 //
 // # One seed, one run
 //
@@ -21,12 +23,15 @@
 //     and where a select had several things to take, the end goes first, and then a commit that is due.
 //
 // So neither GOMAXPROCS nor preemption change a run, and many runs may go on in one process at once. What is left to chance: the names of
-// overflow objects (crypto/rand), which nothing depends on.
+// overflow objects (crypto/rand), which nothing depends on. Whoever hands a Spool in gives each partition a loop of its own: which writes
+// of two partitions meet in one lane is up to the Go runtime.
 //
 // # What is not simulated
 //
-// The code of the sources and of the sinks: they have suites of their own (sourcetest, sinktest) and the crash tests. Memory that runs
-// short: the records of a run never fill it. Retention: the log keeps everything. A fatal error, after which a run ends by itself.
+// The code of the sources and of the sinks but the spool's: they have suites of their own (sourcetest, sinktest) and the crash tests.
+// An upsert sink takes rows by their identity; that of a key's rows the newest wins is its server's rule. Memory that runs short, and the
+// parts of a large file: the records of a run never fill them. Retention: the log keeps everything. A fatal error, after which a run
+// ends by itself. The dead letters of an ended shard's writes that were set aside and refused: such a file stays, for an operator.
 package sim
 
 import (
@@ -58,12 +63,26 @@ type Sink struct {
 	Name   string
 	Where  func(*stream.Event) bool // nil: every event
 	Upsert bool                     // written ahead of the commit, by identity; else in two phases
+
+	// Spool is what sets the writes of an upsert sink aside while its server does not take them: on_stall: spool. nil: the
+	// commit waits.
+	Spool Spool
 }
 
 func (p *Pipeline) sinkNames() []string {
 	names := make([]string, 0, len(p.Sinks)+1)
 	for _, s := range p.Sinks {
 		names = append(names, s.Name)
+	}
+	return names
+}
+
+func (p *Pipeline) spoolNames() []string {
+	var names []string
+	for _, s := range p.Sinks {
+		if s.Spool != nil {
+			names = append(names, s.Name)
+		}
 	}
 	return names
 }
@@ -82,6 +101,7 @@ type Counts struct {
 	Staged      int `json:"staged"`       // files
 	HalfCommits int `json:"half_commits"` // files that another process published than had staged them: half commits
 	Expired     int `json:"expired"`      // times that all staged data was removed
+	Aside       int `json:"aside"`        // writes that were set aside
 }
 
 // Add adds other to c.
@@ -98,6 +118,7 @@ func (c *Counts) Add(other Counts) {
 	c.Staged += other.Staged
 	c.HalfCommits += other.HalfCommits
 	c.Expired += other.Expired
+	c.Aside += other.Aside
 }
 
 // Rule is the part of the promise that was broken.
@@ -107,9 +128,9 @@ const (
 	Missing     Rule = "missing"     // a row that has to be there is not, at the end
 	Twice       Rule = "twice"       // a row is there twice, at any moment
 	Wrong       Rule = "wrong"       // a row that nothing asked for, or that says something else than its record
-	Order       Rule = "order"       // a record is visible before an earlier one of its key
+	Order       Rule = "order"       // a record is visible before an earlier one of its key; with a spool, of its key and shard
 	Uncommitted Rule = "uncommitted" // a file is visible that no commit covers, at any moment: a zombie's
-	Behind      Rule = "behind"      // a commit covers a record that an upsert sink has not got
+	Behind      Rule = "behind"      // a commit covers a record that an upsert sink has not got, and its spool neither
 	Unverified  Rule = "unverified"  // verify finds a problem, or its counts are not right
 	Stuck       Rule = "stuck"       // the work does not end, or a process does not, or it ends with an error
 	Crashed     Rule = "crashed"     // the engine panics
@@ -183,8 +204,12 @@ func (p *Pipeline) Validate() error {
 	if len(p.Sinks) == 0 {
 		return errors.New("the pipeline has no sink")
 	}
-	if most := readLane/filesPerCommit - 2; len(p.Sinks) > most {
-		return fmt.Errorf("the pipeline has %d sinks; the simulator has room for %d", len(p.Sinks), most)
+	spools := len(p.spoolNames())
+	if p.spoolLane(spools) > tendLane || spools >= mostSpools {
+		return fmt.Errorf("the pipeline has %d sinks, %d of them with a spool; the simulator has no room for so many", len(p.Sinks), spools)
 	}
 	return nil
 }
+
+// spoolLane is the first lane of spool number n. Before them are those of the receipts.
+func (p *Pipeline) spoolLane(n int) int { return 1 + (len(p.Sinks)+1)*filesPerCommit + n*spoolLanes }

@@ -242,7 +242,8 @@ func (st *store) Inspect(_ context.Context, _ string, visit func(stream.File) er
 			f.Err = fmt.Errorf("copied from %s", f.Provenance.Key)
 		}
 		for _, r := range st.visible[key].rows {
-			if rows != nil && f.Err == nil {
+			late := st.name == stream.DeadLetters && r.index > 0 && r.pos.Compare(f.Provenance.After) <= 0 // of a write that was set aside
+			if rows != nil && f.Err == nil && !late {
 				f.Err = rows(&f, r.pos, r.index)
 			}
 		}
@@ -254,9 +255,12 @@ func (st *store) Inspect(_ context.Context, _ string, visit func(stream.File) er
 }
 
 // expire removes what is staged and old.
-func (w *world) expire(old func(file) bool) {
+func (w *world) expire(of func(process int) bool) {
 	for _, st := range w.sinks {
-		maps.DeleteFunc(st.staged, func(_ string, f file) bool { return old(f) })
+		maps.DeleteFunc(st.staged, func(_ string, f file) bool { return of(f.by) })
+	}
+	for _, b := range w.buckets {
+		maps.DeleteFunc(b.staged, func(_ string, o *object) bool { return of(o.by) })
 	}
 	w.count.Expired++
 }
@@ -329,8 +333,11 @@ func (m *upsertWriter) Flush(ctx context.Context) ([]*stream.DeadLetter, error) 
 // refusal is what an upsert sink says to a row that it will never take.
 const refusal = "the simulated sink does not take this row"
 
-// refuses says that a sink refuses a row for good: one in twenty.
+// refuses says that a sink refuses a row for good: one in twenty, and often all of a record's.
 func (w *world) refuses(sink string, id rowID) bool {
+	if id.index > 0 && mix(w.schedule.Seed^id.pos.Offset())%2 == 0 {
+		id.index = 0
+	}
 	return mix(w.schedule.Seed^hashText(sink)^id.pos.Offset()<<8^uint64(id.index))%20 == 0
 }
 

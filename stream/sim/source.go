@@ -109,7 +109,7 @@ func (w *world) write(from, to int) {
 	for n := from; n < to; n++ {
 		r := w.pipeline.Input(w.schedule.Seed, n)
 		r.Pos, r.Time = stream.OffsetPosition(uint64(n)), time.Now()
-		rec := &record{}
+		rec := &record{written: r.Time}
 		if len(r.Key) > 0 {
 			rec.key = string(r.Key)
 		} else {

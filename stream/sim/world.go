@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"sync"
 	"time"
 
@@ -29,6 +28,9 @@ const (
 	lanes    = quantum / (maxProcesses + 1) / (maxShards + 1) // nanoseconds for the calls of one process and shard
 	lateLane = lanes / 2                                      // the late effect of a call is an actor of its own
 	readLane = lateLane - 1
+
+	mostSpools = 6
+	tendLane   = readLane - mostSpools // and those after it: of the ticks at which a process looks for orphans
 )
 
 var errRefused = errors.New("the simulator lets this call fail")
@@ -43,7 +45,6 @@ type world struct {
 	schedule *Schedule
 	breakage breakage
 	began    time.Time
-	sums     maphash.Seed
 	keys     *oracle                // reads the keys of records that have none
 	late     sync.WaitGroup         // effects that nobody waits for
 	lateAt   map[time.Duration]bool // when
@@ -52,8 +53,10 @@ type world struct {
 	shards     []*shard
 	records    []*record // by sequence number
 	sinks      map[string]*store
-	order      []string // names of sinks, the dead letters last
-	objects    map[string][]byte
+	order      []string           // names of sinks, the dead letters last
+	buckets    map[string]*bucket // of the sinks that set writes aside
+	objects    map[string][]byte  // of the overflow
+	asides     int                // objects that were set aside
 	processes  map[int]*process
 	fails      map[string]time.Time // until when a sink fails
 	slow       map[string]time.Time
@@ -75,14 +78,19 @@ type breakage struct {
 
 func newWorld(p *Pipeline, s *Schedule, b breakage, keepTrace bool) *world {
 	w := &world{
-		pipeline: p, schedule: s, breakage: b, began: time.Now(), sums: maphash.MakeSeed(), lateAt: map[time.Duration]bool{},
-		sinks: map[string]*store{}, order: append(p.sinkNames(), stream.DeadLetters), objects: map[string][]byte{}, processes: map[int]*process{},
+		pipeline: p, schedule: s, breakage: b, began: time.Now(), lateAt: map[time.Duration]bool{},
+		sinks: map[string]*store{}, order: append(p.sinkNames(), stream.DeadLetters), buckets: map[string]*bucket{}, objects: map[string][]byte{}, processes: map[int]*process{},
 		fails: map[string]time.Time{}, slow: map[string]time.Time{},
 	}
 	w.trace.keep = keepTrace
 	w.keys = newOracle(w, "")
 	for _, name := range w.order {
 		w.sinks[name] = newStore(name)
+	}
+	for _, s := range p.Sinks {
+		if s.Spool != nil {
+			w.buckets[s.Name] = newBucket(s.Spool)
+		}
 	}
 	for n := range s.Shards {
 		sh := w.shard(n)
@@ -316,7 +324,7 @@ func (p *process) isDead() bool {
 func (p *process) dieAt(c Call) {
 	p.die()
 	if p.world.schedule.chance(c, forSize)%4 == 0 {
-		p.world.expire(func(f file) bool { return f.by == p.number })
+		p.world.expire(func(by int) bool { return by == p.number })
 	}
 }
 
@@ -360,7 +368,8 @@ func (w *world) start(number int) {
 		world: w, number: number, gone: make(chan struct{}), ended: make(chan struct{}),
 		calls: map[Call]int{}, held: map[int]uint64{},
 	}
-	engine, err := stream.New(p.config())
+	cfg, spools := p.config()
+	engine, err := stream.New(cfg)
 	if err != nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -375,32 +384,48 @@ func (w *world) start(number int) {
 	w.mu.Unlock()
 	go func() {
 		defer close(p.ended)
+		tending, stop := context.WithCancel(soft)
+		var all sync.WaitGroup
+		for i, s := range spools {
+			all.Go(func() { p.tend(tending, i, s) })
+		}
 		p.err = engine.Run(soft, hard, &source{p})
+		stop()
+		all.Wait()
 	}()
 }
 
-// config is the user's pipeline over the simulated world.
-func (p *process) config() stream.Config {
+// jitter is random by the seed and the time.
+func (w *world) jitter(most time.Duration) time.Duration {
+	return time.Duration(mix(w.schedule.Seed^uint64(time.Since(w.began))) % uint64(most))
+}
+
+// config is the user's pipeline over the simulated world, and those of its sinks that set writes aside.
+func (p *process) config() (stream.Config, []Spooled) {
 	w := p.world
 	cfg := stream.Config{
 		Name: w.pipeline.Name, Schema: w.pipeline.Schema, Decoder: w.pipeline.Decoder,
 		DeadLetters: &staged[*stream.DeadLetter]{p, stream.DeadLetters, w.deadRow}, Overflow: overflow{p},
 		CommitAge: commitAge, CommitIdle: commitIdle, Deadline: deadline,
-		Jitter: func(most time.Duration) time.Duration {
-			return time.Duration(mix(w.schedule.Seed^uint64(time.Since(w.began))) % uint64(most))
-		},
+		Jitter: w.jitter,
 	}
+	var spools []Spooled
 	for _, step := range w.pipeline.Processors {
 		cfg.Processors = append(cfg.Processors, p.remote(step))
 	}
 	for _, s := range w.pipeline.Sinks {
 		sink := stream.Sink{Name: s.Name, Where: s.Where}
-		if s.Upsert {
+		switch {
+		case s.Spool != nil:
+			spool := s.Spool.Open(&Outside{p, s.Name, len(spools), w.pipeline.spoolLane(len(spools))})
+			spools = append(spools, spool)
+			sink.Upsert = spool
+		case s.Upsert:
 			sink.Upsert = upsert{p, s.Name}
-		} else {
+		default:
 			sink.Staged = &staged[*stream.Event]{p, s.Name, w.eventRow}
 		}
 		cfg.Sinks = append(cfg.Sinks, sink)
 	}
-	return cfg
+	return cfg, spools
 }
