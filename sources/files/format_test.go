@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -128,6 +129,47 @@ func TestFlippedBitsAreNeverPassedOver(t *testing.T) {
 			}
 		}
 	}
+}
+
+// growing is a file that grows once its first bytes are looked at.
+type growing struct {
+	handle
+	grow func()
+}
+
+func (g *growing) ReadAt(p []byte, off int64) (int, error) {
+	n, err := g.handle.ReadAt(p, off)
+	if g.grow != nil {
+		g.grow()
+		g.grow = nil
+	}
+	return n, err
+}
+
+// A file of two bytes may be anything. What comes between the look at them and the reading is not read as plain text.
+func TestFileThatIsTooShortToTellIsNotReadOnAsPlain(t *testing.T) {
+	packed := gzipOf(t, "a\nb\n")
+	path := filepath.Join(t.TempDir(), "a")
+	appendTo(t, path, packed[:2])
+	file, err := openLocal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &reader{file: &growing{file, func() { appendTo(t, path, packed[2:]) }}, cfg: new(Config)}
+	r.cfg.EnsureDefaults()
+	defer r.close()
+	read := func(want string) {
+		t.Helper()
+		if err := errors.Join(r.detect(), r.seek(t.Context(), 0)); err != nil {
+			t.Fatal(err)
+		}
+		r.begin()
+		if err := r.split.fill(100); !errors.Is(err, io.EOF) || string(r.split.buf) != want {
+			t.Errorf("it reads %q, %v; want %q", r.split.buf, err, want)
+		}
+	}
+	read(packed[:2])
+	read("a\nb\n")
 }
 
 func TestCompressedFileThatIsBeingWrittenIsFollowed(t *testing.T) {

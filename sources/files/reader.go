@@ -17,6 +17,7 @@ type reader struct {
 	file   handle
 	cfg    *Config
 	format format
+	short  int64 // bytes of a file whose format is unknown
 	text   *text
 	off    int64 // where text is
 	digest *digest
@@ -31,8 +32,24 @@ func (r *reader) detect() error {
 	if err != nil && err != io.EOF {
 		return err
 	}
-	r.format = detect(head[:n])
+	r.format, r.short = detect(head[:n]), int64(n)
 	return nil
+}
+
+// open is the text from an offset on. Of a file that is too short to tell its format it is no more than what was there then: as
+// soon as there is more, it may turn out to be compressed.
+func (r *reader) open(off int64) (*text, error) {
+	t, err := openText(r.file, r.format, off)
+	if err == nil && r.format == unknown {
+		t.raw = limited{io.LimitReader(t.raw, r.short-off), t.raw}
+	}
+	return t, err
+}
+
+// limited is the beginning of a file.
+type limited struct {
+	io.Reader
+	io.Closer
 }
 
 func (r *reader) compressed() bool { return r.format == gzipped || r.format == zstandard }
@@ -58,7 +75,7 @@ func (r *reader) seek(ctx context.Context, offset int64) error {
 		}
 		from = tailStart(offset)
 	}
-	t, err := openText(r.file, r.format, from)
+	t, err := r.open(from)
 	if err != nil {
 		return err
 	}
@@ -137,7 +154,7 @@ func (r *reader) begin() {
 
 // readHeader finds the first line of a file that is read from a later place.
 func (r *reader) readHeader() error {
-	t, err := openText(r.file, r.format, 0)
+	t, err := r.open(0)
 	if err != nil {
 		return err
 	}

@@ -150,7 +150,7 @@ func TestMarkTellsContentsApart(t *testing.T) {
 		}
 		m := whole.mark()
 		file := &memory{data: bytes.Clone(data)}
-		r := &reader{file: file, cfg: config(nil)}
+		r := &reader{file: file, cfg: config(nil), format: plain}
 		if err := r.verify(t.Context(), m); err != nil {
 			t.Errorf("end %d: %v", end, err)
 		}
