@@ -96,7 +96,7 @@ func (w *writer) oldest() (file, bool) {
 // checkpoint name it any more.
 func (w *writer) drainOne(ctx context.Context, f file) error {
 	n, err := w.sink.send(ctx, w.behind, f.key)
-	if err != nil && !errors.Is(err, objects.ErrNotFound) { // an earlier owner's commit removed it late
+	if err != nil && !errors.Is(err, objects.ErrNotFound) { // the last owner's commit removed it
 		w.behind.Withdraw()
 		return err
 	}

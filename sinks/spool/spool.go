@@ -179,13 +179,7 @@ func (s *Sink) Publish(ctx context.Context, r stream.Receipt) error {
 		return err
 	}
 	if c.Drained != "" {
-		if err := s.store.Delete(ctx, c.Drained); err != nil {
-			return err
-		}
-		if w := s.writer(c.Partition); w != nil {
-			w.removed(c.Drained)
-		}
-		return nil
+		return s.store.Delete(ctx, c.Drained)
 	}
 	err = s.store.Publish(ctx, *c.Ticket)
 	if errors.Is(err, stream.ErrExpired) {

@@ -299,13 +299,6 @@ func (w *writer) withdrawn(key string) {
 	delete(w.known, key)
 }
 
-// removed forgets a file that an earlier owner had drained.
-func (w *writer) removed(key string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.files = slices.DeleteFunc(w.files, func(f file) bool { return f.key == key })
-}
-
 // addTo adds the partition's part to the sink's.
 func (w *writer) addTo(s *stream.SpoolStats) {
 	w.mu.Lock()
