@@ -26,7 +26,8 @@ import (
 //   - stream/sim/fence.go, the fence is skipped       -> TestSimOfEveryExampleIsClean
 //   - sinks/spool Flush, fails when the sink stalls   -> TestAStalledSinkHoldsNobodyUp
 //
-// Of the engine and the spool, seen red by 300 seeds of TestSimOfASpoolIsClean's two runs (line broken -> what is found):
+// Of the engine and the spool, seen red by 300 seeds of the file of TestSimOfASpoolIsClean, with made lines or with ones of several events
+// (line broken -> what is found). The test has fewer seeds and misses the rarest.
 //
 //	writer.go   Flush: does not wait                       -> committed before the sink has it, and not set aside
 //	writer.go   Flush: keeps nothing of what it withdraws  -> the same
