@@ -115,6 +115,14 @@ type Checkpoint struct {
 // NoteLimit is the most bytes that Checkpoint.Note has. Kafka's offset metadata holds 4,096 with the source's own part.
 const NoteLimit = 3 << 10
 
+// Validate says that the note is too long, which no repetition mends. A source asks before it stores c.
+func (c Checkpoint) Validate() error {
+	if len(c.Note) > NoteLimit {
+		return Fatal(fmt.Errorf("the note has %d bytes; at most %d fit", len(c.Note), NoteLimit))
+	}
+	return nil
+}
+
 // Source reads one log and hands its partitions to the engine.
 type Source interface {
 	// Run owns partitions until ctx ends, and calls assigned once for each tenure: one owner's time with one partition.

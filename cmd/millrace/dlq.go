@@ -68,7 +68,7 @@ func (p *plan) openLetters(ctx context.Context) (*dlq.Archive, []*dlq.Run, error
 	if err != nil {
 		return nil, nil, p.dead.at.Error(err)
 	}
-	archive := dlq.Open(store, p.file.Name)
+	archive := dlq.New(store, p.file.Name)
 	runs, err := archive.Runs(ctx)
 	return archive, runs, err
 }
@@ -117,11 +117,8 @@ func letterFilter(text string) (func(*deadletter.Letter) bool, error) {
 func letterEvent(l *deadletter.Letter) *stream.Event {
 	sink, _ := dlq.Aim(l)
 	e := &stream.Event{Values: make([]stream.Value, letterColumns)}
-	for i, text := range map[int]string{
-		letterStage: l.Stage, letterReason: l.Error, letterPartition: l.Partition, letterPosition: l.Position.String(),
-	} {
-		e.Values[i] = stream.StringValue(text)
-	}
+	e.Values[letterStage], e.Values[letterReason] = stream.StringValue(l.Stage), stream.StringValue(l.Error)
+	e.Values[letterPartition], e.Values[letterPosition] = stream.StringValue(l.Partition), stream.StringValue(l.Position.String())
 	if sink != "" {
 		e.Values[letterSink] = stream.StringValue(sink)
 	}

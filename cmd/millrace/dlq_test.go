@@ -18,7 +18,9 @@ import (
 //	only: the other sinks too -> AReplayIsGivenToTheSinksThatItIsForOnly
 //	refusals: what was replayed counts; checkpoints: without the runs; lake: events of the run's partition -> DeadLettersAreListedMendedAndReplayedOnce
 //	verdict: what went to one sink is counted again -> DeadLettersAreListedMendedAndReplayedOnce
-//	tolerate: looked at after the batch is written -> TooManyDeadLettersStopTheRun
+//	processBatch: what tolerate says is passed over -> TooManyDeadLettersStopTheRun
+//	refusals: letters on their way are not among them; Ahead: neither -> VerifyBesideAReplayThatIsNotFinishedIsClean
+//	showPayload: bytes that are no text as text; generalReason: numbers stay -> LettersAreShownForPeople
 
 // brokenPipeline is a pipeline with three sinks as it was first, or mended.
 func (s *threeSinks) brokenPipeline(mended bool) string {
@@ -212,6 +214,66 @@ func (s *threeSinks) snapshot() string {
 	b.Write(s.ask(http.MethodPost, "/clicks/_search", `{"size":10000,"sort":[{"_id":"asc"}]}`))
 	b.Write(s.call("Scan", `{"TableName":"profiles"}`))
 	return b.String()
+}
+
+// A replay was killed when OpenSearch had its events and nothing was committed: they are not extra, and the next replay goes on.
+func TestVerifyBesideAReplayThatIsNotFinishedIsClean(t *testing.T) {
+	s := newThreeSinks(t)
+	s.brokenRecords()
+	file := s.brokenPipeline(false)
+	if got := millrace(t.Context(), "", "run", "--setup", "--until-end", file); got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	file = s.brokenPipeline(true)
+	wantIn(t, dlqRun(t, "replay", "--filter", `startsWith(stage, "process")`, file), "200 letters = 200 kept")
+	account := filepath.Join(s.dir, "lake", "_dead_letters", "clicks", "_millrace", "dlq", "000001")
+	must(t, os.Remove(account+".done"))
+	must(t, os.RemoveAll(account))
+	removed := 0
+	must(t, filepath.WalkDir(filepath.Join(s.dir, "lake"), func(path string, d os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".parquet") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(text, []byte(`"partition":"dlq-000001/all/`)) {
+			removed++
+			err = os.Remove(path)
+		}
+		return err
+	}))
+	if removed == 0 {
+		t.Fatal("the replay has no file in the lake")
+	}
+	got := millrace(t.Context(), "", "verify", "--deep", file)
+	if got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	wantIn(t, dlqRun(t, "list", file), "replay 1 of 200 letters is not finished")
+	wantIn(t, dlqRun(t, "replay", "--filter", `stage == "none"`, file), "run 1: going on", "200 letters = 200 kept", "nothing to replay")
+	got = millrace(t.Context(), "", "verify", "--deep", file)
+	if got.code != 0 || !strings.Contains(got.stdout, "dead letters replayed: 200 to all sinks = 200 kept") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestLettersAreShownForPeople(t *testing.T) {
+	var b bytes.Buffer
+	showPayload(&b, []byte{0xff, 0, 'a'}, false)
+	showPayload(&b, []byte("a\x1b[2J\nb"), true)
+	showPayload(&b, []byte(`{"a":[1]}`), true)
+	showPayload(&b, nil, false)
+	want := "value      3 bytes, no text:\n00000000  ff 00 61                                          |..a|\n" +
+		"value      7 bytes, text:\na?[2J\nb\n" + "value      9 bytes, JSON:\n{\n  \"a\": [\n    1\n  ]\n}\n" + "value      empty\n"
+	if b.String() != want {
+		t.Errorf("shown:\n%s\nwant:\n%s", b.String(), want)
+	}
+	for reason, want := range map[string]string{
+		`price: "12,50" is not a decimal(9,2)`: "price: … is not a decimal(…,…)", "doc 'a\\'b' at 1.5": "doc …b' at ….…", "no such thing": "no such thing",
+	} {
+		if got := generalReason(reason); got != want {
+			t.Errorf("%q in general is %q; want %q", reason, got, want)
+		}
+	}
 }
 
 func TestDLQSaysWhatIsWrong(t *testing.T) {

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -168,10 +169,14 @@ func (r *letterReplay) dryRun(ctx context.Context) error {
 	fates := map[fate]int64{}
 	total := int64(0)
 	for l, err := range archive.Letters(ctx) {
+		if errors.Is(err, deadletter.ErrDamaged) {
+			r.damaged(err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
-		if l.Stage == dlq.Unreadable || dlq.Taken(runs, l.At) != nil || !r.take(l) {
+		if !dlq.Open(runs, l) || !r.take(l) {
 			continue
 		}
 		f, err := try.letter(ctx, l)

@@ -171,7 +171,7 @@ func (p *plan) openSinks(ctx context.Context, o objects.Options) (*parts, error)
 	dead := p.dead.open(store)
 	out.config.DeadLetters, out.inspectors[stream.DeadLetters] = dead, dead
 	out.config.Overflow = objects.Overflow(store, p.file.Name)
-	out.letters = dlq.Open(store, p.file.Name)
+	out.letters = dlq.New(store, p.file.Name)
 	return out, nil
 }
 

@@ -144,8 +144,8 @@ func (t *tenure) delivered(n int) {
 }
 
 func (t *tenure) Commit(ctx context.Context, c stream.Checkpoint) error {
-	if len(c.Note) > stream.NoteLimit {
-		return stream.Fatal(fmt.Errorf("the note has %d bytes; at most %d fit", len(c.Note), stream.NoteLimit))
+	if err := c.Validate(); err != nil {
+		return err
 	}
 	return t.store(ctx, func(s *saved) { s.Committed, s.Position, s.Note = true, c.Pos, c.Note })
 }

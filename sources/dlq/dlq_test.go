@@ -179,7 +179,7 @@ func all(*deadletter.Letter) bool { return true }
 // replay is one process: it goes on with what is not finished, and then begins.
 func (l *ledger) replay(ctx context.Context, t testing.TB, store objects.Store) error {
 	t.Helper()
-	a := Open(store, "clicks")
+	a := New(store, "clicks")
 	runs, err := a.Runs(ctx)
 	if err != nil {
 		return err
@@ -240,7 +240,7 @@ func (l *ledger) check(t *testing.T, store objects.Store) {
 	if !maps.Equal(got, wanted) {
 		t.Errorf("replayed %v; want %v", got, wanted)
 	}
-	checkpoints, err := Open(store, "clicks").Checkpoints(t.Context())
+	checkpoints, err := New(store, "clicks").Checkpoints(t.Context())
 	if err != nil || len(checkpoints) != len(wanted) {
 		t.Fatalf("%d checkpoints, %v; want %d", len(checkpoints), err, len(wanted))
 	}
@@ -283,11 +283,11 @@ func everyLetterOnce(t *testing.T, store objects.Store) {
 		}
 		l.check(t, store)
 	}
-	runs, err := Open(store, "clicks").Runs(t.Context())
+	runs, err := New(store, "clicks").Runs(t.Context())
 	if err != nil || len(runs) != 1 || !runs[0].Done || runs[0].Letters != 11 {
 		t.Errorf("runs %+v, %v", runs, err)
 	}
-	if runs, err := Open(store, "views").Runs(t.Context()); err != nil || len(runs) != 0 {
+	if runs, err := New(store, "views").Runs(t.Context()); err != nil || len(runs) != 0 {
 		t.Errorf("of another pipeline: %v, %v", runs, err)
 	}
 	bury(t, store, "clicks-1", 2, letter("decode", 11))
@@ -330,7 +330,7 @@ func TestAReplayThatDiesIsGoneOnWith(t *testing.T) {
 // learn adds what is committed and of which nobody was told.
 func (l *ledger) learn(t *testing.T, store objects.Store) {
 	t.Helper()
-	checkpoints, err := Open(store, "clicks").Checkpoints(t.Context())
+	checkpoints, err := New(store, "clicks").Checkpoints(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -346,7 +346,7 @@ func (l *ledger) learn(t *testing.T, store objects.Store) {
 
 func TestTwoReplaysAtOnceTakeALetterOnce(t *testing.T) {
 	store := archive(t, folder(t))
-	a, b := Open(store, "clicks"), Open(store, "clicks")
+	a, b := New(store, "clicks"), New(store, "clicks")
 	var other *Run
 	// b begins while a is at it: a finds its number taken, and nothing left.
 	mine, err := a.Begin(t.Context(), "", func(*deadletter.Letter) bool {
@@ -365,7 +365,7 @@ func TestTwoReplaysAtOnceTakeALetterOnce(t *testing.T) {
 
 func TestAPartitionHasOneOwner(t *testing.T) {
 	store := archive(t, folder(t))
-	r, err := Open(store, "clicks").Begin(t.Context(), "", all, nil)
+	r, err := New(store, "clicks").Begin(t.Context(), "", all, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -421,7 +421,7 @@ func (s *forgetful) Publish(ctx context.Context, t objects.Ticket) error {
 
 func TestALostAnswerIsFoundOut(t *testing.T) {
 	store := &forgetful{Store: archive(t, folder(t))}
-	r, err := Open(store, "clicks").Begin(t.Context(), "", all, nil)
+	r, err := New(store, "clicks").Begin(t.Context(), "", all, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -458,7 +458,7 @@ func TestPartitionNames(t *testing.T) {
 
 func TestAFileThatWasRemovedEndsNothing(t *testing.T) {
 	store := archive(t, folder(t))
-	r, err := Open(store, "clicks").Begin(t.Context(), "", all, nil)
+	r, err := New(store, "clicks").Begin(t.Context(), "", all, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -481,7 +481,7 @@ func TestAFileThatWasRemovedEndsNothing(t *testing.T) {
 	if err := l.replay(t.Context(), t, store); err != nil {
 		t.Error(err)
 	}
-	if runs, err := Open(store, "clicks").Runs(t.Context()); err != nil || len(runs) != 1 || !runs[0].Done {
+	if runs, err := New(store, "clicks").Runs(t.Context()); err != nil || len(runs) != 1 || !runs[0].Done {
 		t.Errorf("%v, %v", runs, err)
 	}
 }

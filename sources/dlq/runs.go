@@ -25,8 +25,8 @@ type Archive struct {
 	pipeline string
 }
 
-// Open returns the archive of a pipeline in the store of its dead letters. It touches nothing yet.
-func Open(store objects.Store, pipeline string) *Archive { return &Archive{store, pipeline} }
+// New returns the archive of a pipeline in the store of its dead letters. It touches nothing yet.
+func New(store objects.Store, pipeline string) *Archive { return &Archive{store, pipeline} }
 
 // Run is one replay.
 type Run struct {
@@ -76,6 +76,11 @@ func Taken(runs []*Run, at deadletter.Ref) *Run {
 		}
 	}
 	return nil
+}
+
+// Open says that a letter can be replayed and was not. runs are all of them.
+func Open(runs []*Run, l *deadletter.Letter) bool {
+	return l.Stage != Unreadable && Taken(runs, l.At) == nil
 }
 
 const (
@@ -187,7 +192,7 @@ func (r *Run) fill(ctx context.Context, runs []*Run, take func(*deadletter.Lette
 		if err != nil {
 			return err
 		}
-		if l.Stage == Unreadable || Taken(runs, l.At) != nil || !take(l) {
+		if !Open(runs, l) || !take(l) {
 			continue
 		}
 		if n := len(r.Files); n == 0 || r.Files[n-1].Key != l.At.Key {

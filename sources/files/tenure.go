@@ -70,8 +70,8 @@ func (t *tenure) Lag() (int64, time.Duration) {
 }
 
 func (t *tenure) Commit(ctx context.Context, c stream.Checkpoint) error {
-	if len(c.Note) > stream.NoteLimit {
-		return stream.Fatal(fmt.Errorf("the note has %d bytes; at most %d fit", len(c.Note), stream.NoteLimit))
+	if err := c.Validate(); err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err

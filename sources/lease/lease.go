@@ -118,10 +118,10 @@ func (l *Lease) Wanted() <-chan struct{} { return l.wanted }
 
 // Commit stores c. See stream.Assignment.
 func (l *Lease) Commit(ctx context.Context, c stream.Checkpoint) error {
-	if len(c.Note) > stream.NoteLimit {
-		return stream.Fatal(fmt.Errorf("commit of %s: the note has %d bytes; at most %d fit", l.Partition(), len(c.Note), stream.NoteLimit))
+	err := c.Validate()
+	if err == nil {
+		err = l.write(ctx, func(r *Row) { r.Checkpoint, r.Committed = c, true })
 	}
-	err := l.write(ctx, func(r *Row) { r.Checkpoint, r.Committed = c, true })
 	if err != nil {
 		return fmt.Errorf("commit of %s: %w", l.Partition(), err)
 	}
