@@ -1,7 +1,6 @@
 package opensearch
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -9,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/stream"
 	standin "github.com/millrace-io/millrace/testenv/opensearch"
 )
@@ -18,46 +18,20 @@ import (
 //	judge: the position is not compared, a mark is as good as a document, what is ahead differs -> ACheckOfWhatIsKeptUpToDate
 //	kept: documents of no event are not looked for; strangers: partitions are not looked at -> ACheckOfWhatIsKeptUpToDate
 
-// lake is what was committed of one partition.
-type lake struct {
-	events  []*stream.Event
-	to      uint64
-	refused uint64
-}
-
-func (l *lake) Committed(partition string) (stream.Position, bool) {
-	return stream.OffsetPosition(l.to), partition == "p"
-}
-
-func (l *lake) Events(_ context.Context, visit func(string, *stream.Event) error) error {
-	for _, e := range l.events {
-		if err := visit("p", e); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (l *lake) Counts() (map[string]int64, bool) {
-	return map[string]int64{"p": int64(len(l.events))}, false
-}
-
-func (l *lake) Refused(_ string, pos stream.Position) bool { return pos.Offset() == l.refused }
-
 func TestACheckOfWhatIsKeptUpToDateFindsWhatWasDoneByHand(t *testing.T) {
 	server := serve(t, standin.Options{})
 	s := open(t, Config{URL: server.URL(), Index: "profiles", ID: "user", Action: "index"}, Options{Delete: deletes})
 	w := writer(t, s, "p")
-	l := &lake{to: 100, refused: 50}
+	l := &sinktest.Lake{Partition: "p", To: 100, Dead: 50}
 	write := func(offset uint64, name, kind string) {
 		events := event(s.o.Schema, offset, func(e *stream.Event) {
 			e.Values[stream.User], e.Values[stream.EventType] = stream.StringValue(name), stream.StringValue(kind)
 		})
-		if offset != l.refused {
+		if offset != l.Dead {
 			w.Write(events)
 		}
-		if offset <= l.to {
-			l.events = append(l.events, events...)
+		if offset <= l.To {
+			l.Written = append(l.Written, events...)
 		}
 	}
 	for i, name := range []string{"a", "b", "c", "gone", "back", "ahead"} {

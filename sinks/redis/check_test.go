@@ -1,39 +1,14 @@
 package redis
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/stream"
 )
-
-// lake is what was committed.
-type lake struct {
-	partition string
-	batches   [][]*stream.Event
-	to        uint64
-	refused   uint64
-}
-
-func (l *lake) Committed(partition string) (stream.Position, bool) {
-	return stream.OffsetPosition(l.to), partition == l.partition
-}
-
-func (l *lake) Events(_ context.Context, visit func(string, *stream.Event) error) error {
-	for _, e := range slices.Concat(l.batches...) {
-		if err := visit(l.partition, e); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (l *lake) Counts() (map[string]int64, bool) { return nil, false }
-
-func (l *lake) Refused(_ string, pos stream.Position) bool { return pos.Offset() == l.refused }
 
 func TestACheckFindsWhatWasDoneByHand(t *testing.T) {
 	m := start(t)
@@ -41,7 +16,7 @@ func TestACheckFindsWhatWasDoneByHand(t *testing.T) {
 	p := newProxy(t, m.Addr())
 	s := open(t, p, Config{Prefix: "p[x]*:", TTL: time.Hour}, Options{Delete: deletes})
 	w := writer(t, s, "p")
-	l := &lake{partition: "p", to: 100, refused: 50}
+	l := &sinktest.Lake{Partition: "p", To: 100, Dead: 50}
 	user := func(name string, change func(*stream.Event)) func(*stream.Event) {
 		return func(e *stream.Event) {
 			e.Values[stream.User] = stream.StringValue(name)
@@ -55,8 +30,8 @@ func TestACheckFindsWhatWasDoneByHand(t *testing.T) {
 		t.Helper()
 		events := event(s, offset, change)
 		put(t, w, events)
-		if offset <= l.to {
-			l.batches = append(l.batches, events)
+		if offset <= l.To {
+			l.Written = append(l.Written, events...)
 		}
 	}
 	for i, name := range []string{"a", "b", "c", "d", "e", "ahead", "gone", "late"} {
@@ -67,7 +42,7 @@ func TestACheckFindsWhatWasDoneByHand(t *testing.T) {
 	write(22, user("soon", at(now.Add(-50*time.Minute))))
 	write(101, user("ahead", nil))
 	write(102, user("new", nil))
-	l.batches = append(l.batches, event(s, 50, user("refused", nil)))
+	l.Written = append(l.Written, event(s, 50, user("refused", nil))...)
 	must := func(err error) {
 		t.Helper()
 		if err != nil {

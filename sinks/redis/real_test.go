@@ -269,10 +269,10 @@ func TestRealClusterTakesTheRowsOnAllItsNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := writer(t, s, "p")
-	l := &lake{partition: "p", to: 1000, refused: 5000}
+	l := &sinktest.Lake{Partition: "p", To: 1000, Dead: 5000}
 	for i := range uint64(300) {
 		events := event(s, i, func(e *stream.Event) { e.Values[stream.User] = stream.StringValue(fmt.Sprint("user-", i)) })
-		l.batches = append(l.batches, events)
+		l.Written = append(l.Written, events...)
 		w.Write(events)
 	}
 	if dead := flush(t, w); len(dead) > 0 {
