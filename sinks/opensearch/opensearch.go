@@ -298,7 +298,7 @@ func (s *Sink) Encoder(t stream.Tenure) (bulk.Encoder, error) { return newEncode
 
 // ask sends one request that is no bulk request, and returns the answer's body. A status from 300 on is an *answerError.
 func (s *Sink) ask(ctx context.Context, method, path string, body []byte) ([]byte, error) {
-	status, text, err := s.roundTrip(ctx, method, path, body, "application/json")
+	status, text, _, err := s.roundTrip(ctx, method, path, body, "application/json")
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 
 // Mutations seen red (line broken -> test):
 //
+//	roundTrip: memory is used again while the client reads it -> ALargeRequestIsHalvedUntilItFits (by the race detector)
 //	outcome: 409 of create is refused -> Rules/AReplayChangesNothing
 //	outcome: 429 is refused -> Rules/PartialFailureOfEachWriteIsRepeated
 //	outcome: a block is refused -> ABlockedIndexLosesNothing

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -29,12 +30,14 @@ const bulkPath = "/_bulk?filter_path=errors,items.*.status,items.*.error,items.*
 // Send does one bulk request.
 func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 	buffer := buffers.Get().(*bytes.Buffer)
-	defer buffers.Put(buffer)
 	buffer.Reset()
 	for _, it := range items {
 		buffer.Write(it.Body)
 	}
-	status, text, err := s.roundTrip(ctx, http.MethodPost, bulkPath, buffer.Bytes(), "application/x-ndjson")
+	status, text, free, err := s.roundTrip(ctx, http.MethodPost, bulkPath, buffer.Bytes(), "application/x-ndjson")
+	if free {
+		buffers.Put(buffer)
+	}
 	if err != nil {
 		return err
 	}
@@ -200,12 +203,42 @@ func (s *Sink) node() *node {
 	return &s.nodes[n%uint64(len(s.nodes))]
 }
 
-// roundTrip sends a request and reads its answer, whatever its status. After a connection error nothing is known.
-func (s *Sink) roundTrip(ctx context.Context, method, path string, body []byte, kind string) (status int, text []byte, err error) {
+// lent is a request's body while the client may read it: also after the answer, if that came before all was sent.
+type lent struct {
+	bytes []byte
+	open  atomic.Int32 // readers that are not closed
+}
+
+func (l *lent) reader() (io.ReadCloser, error) {
+	l.open.Add(1)
+	return &loan{Reader: bytes.NewReader(l.bytes), of: l}, nil
+}
+
+// loan is one reader of it.
+type loan struct {
+	*bytes.Reader
+	of   *lent
+	once sync.Once
+}
+
+func (l *loan) Close() error {
+	l.once.Do(func() { l.of.open.Add(-1) })
+	return nil
+}
+
+// roundTrip sends a request and reads its answer, whatever its status. After a connection error nothing is known. free: nobody
+// reads the body any more.
+func (s *Sink) roundTrip(ctx context.Context, method, path string, body []byte, kind string) (status int, text []byte, free bool, err error) {
 	var zipped *bytes.Buffer
+	sent := &lent{bytes: body}
+	defer func() {
+		free = sent.open.Load() == 0
+		if free && zipped != nil {
+			buffers.Put(zipped)
+		}
+	}()
 	if s.gzip && len(body) > 1<<10 {
 		zipped = buffers.Get().(*bytes.Buffer)
-		defer buffers.Put(zipped)
 		zipped.Reset()
 		z := zippers.Get().(*gzip.Writer)
 		z.Reset(zipped)
@@ -213,31 +246,34 @@ func (s *Sink) roundTrip(ctx context.Context, method, path string, body []byte, 
 		_ = z.Close()
 		zippers.Put(z)
 		body = zipped.Bytes()
+		sent.bytes = body
 	}
 	n := s.node()
-	r, err := http.NewRequestWithContext(ctx, method, n.url+path, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, method, n.url+path, http.NoBody)
 	if err != nil {
-		return 0, nil, stream.Fatal(err)
+		return 0, nil, false, stream.Fatal(err)
 	}
 	if len(body) > 0 {
 		r.Header.Set("Content-Type", kind)
+		r.ContentLength, r.GetBody = int64(len(body)), sent.reader
+		r.Body, _ = sent.reader()
 	}
 	if zipped != nil {
 		r.Header.Set("Content-Encoding", "gzip")
 	}
 	if err := s.authorize(ctx, r, body); err != nil {
-		return 0, nil, err
+		return 0, nil, false, err
 	}
 	answer, err := s.http.Do(r)
 	if err != nil {
 		if ctx.Err() == nil {
 			n.dead.Store(time.Now().Add(deadFor).UnixNano())
 		}
-		return 0, nil, err
+		return 0, nil, false, err
 	}
 	defer answer.Body.Close()
 	text, err = io.ReadAll(answer.Body)
-	return answer.StatusCode, text, err
+	return answer.StatusCode, text, false, err
 }
 
 // authorize says who asks.
