@@ -564,9 +564,9 @@ func TestAStoreThatDoesNotAnswerIsAskedAgain(t *testing.T) {
 		w := p.open(p.sink, 1)
 		p.server.set(errDown)
 		w.write(0, 10, "")
+		store.stuck.Store(true) // before the drain knows of a file
 		w.commit()
 		p.server.set(nil)
-		store.stuck.Store(true)
 		p.until("the drain gives up", func() bool { return p.sink.Stats().Spool.Failing != "" })
 		store.stuck.Store(false)
 		p.until("the drain", func() bool { return p.sink.Stats().Spool.Files == 0 })
