@@ -45,6 +45,7 @@ type sourcePlan struct {
 
 	ordering stream.Ordering // of its positions
 	short    bool            // they are below 2^53
+	joins    *joins          // nil: no sink can be in its commits
 }
 
 // sinkPlan opens one sink: a staged one over the store at url, or an upsert one.
@@ -164,6 +165,9 @@ func (p *plan) openSinks(ctx context.Context, o objects.Options) (*parts, error)
 			return nil, err
 		}
 	}
+	if j := p.source.joins; j != nil && len(j.sinks) > 0 && out.config.CommitAge == 0 {
+		out.config.CommitAge = time.Second // nothing but what is seen with the commit waits for it
+	}
 	store, err := out.store(ctx, p.dead.at, p.dead.url, o)
 	if err != nil {
 		return nil, err
@@ -210,6 +214,7 @@ func (p *plan) openUpsert(out *parts) func(context.Context, sinkPlan, objects.Op
 			written = aside
 		}
 		out.config.Sinks = append(out.config.Sinks, stream.Sink{Name: s.name, Where: s.where, Upsert: written})
+		out.config.CommitAge = sooner(out.config.CommitAge, s.age)
 		return nil
 	}
 }

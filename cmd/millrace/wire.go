@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/millrace-io/millrace/cmd/millrace/pipelinefile"
@@ -101,8 +103,9 @@ func (p *plan) wireSource(c *pipelinefile.Choice, format *decode.Config) {
 		cfg := new(kafka.Config)
 		c.Into(cfg)
 		p.source.ordering = stream.ByTime // a topic may get more partitions
+		p.source.joins = newJoins(cfg)
 		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
-			return kafka.New(*cfg, kafka.Options{Pipeline: p.file.Name, Log: log})
+			return kafka.New(*cfg, kafka.Options{Pipeline: p.file.Name, Log: log, Transactions: p.source.joins.transactions})
 		}
 	case c.Is("nats"):
 		cfg := &nats.Config{Bucket: "millrace-" + p.file.Name}
@@ -185,8 +188,9 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		cfg := new(kafkasink.Config)
 		p.into(c, cfg)
 		p.removes(s, false)
-		p.addUpsert(s, c, sinkPlan{once: appends, upsert: func(log *slog.Logger) (upsertSink, error) {
-			return kafkasink.New(*cfg, kafkasink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log})
+		transactions := p.join(s, c, cfg)
+		p.addUpsert(s, c, sinkPlan{once: appends, age: cfg.CommitAge, upsert: func(log *slog.Logger) (upsertSink, error) {
+			return kafkasink.New(*cfg, kafkasink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log, Transactions: transactions})
 		}})
 	case c.Is("redis"):
 		cfg := new(redis.Config)
@@ -220,6 +224,38 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		c.Unknown("sink")
 	}
 }
+
+// joins are a kafka source's transactions, and the sinks that are in them.
+type joins struct {
+	source       *kafka.Config
+	transactions *kafka.Transactions
+	sinks        []*kafkasink.Config
+}
+
+func newJoins(source *kafka.Config) *joins {
+	return &joins{source: source, transactions: new(kafka.Transactions)}
+}
+
+// join makes a sink part of the source's transactions if its entry says so.
+func (p *plan) join(s *pipelinefile.Sink, c *pipelinefile.Choice, cfg *kafkasink.Config) *kafka.Transactions {
+	at, j := c.Child("transactions"), p.source.joins
+	switch {
+	case !cfg.Transactions:
+		return nil
+	case j == nil:
+		at.Problem("want a kafka source of the same cluster; the source is %s", p.source.kind)
+		return nil
+	case !slices.Equal(sorted(cfg.Brokers), sorted(j.source.Brokers)) || !reflect.DeepEqual(cfg.TLS, j.source.TLS) || !reflect.DeepEqual(cfg.SASL, j.source.SASL):
+		at.Problem("want the brokers, tls and sasl of the source: a transaction is of one cluster")
+	case s.Spool:
+		s.Stall.Problem("is spool; what is set aside would be in no transaction")
+	}
+	j.sinks = append(j.sinks, cfg)
+	kafkasink.Join(j.transactions, j.sinks...)
+	return j.transactions
+}
+
+func sorted(of []string) []string { return slices.Sorted(slices.Values(of)) }
 
 // into reads a sink's entry and compares it with the pipeline's columns.
 func (p *plan) into(c *pipelinefile.Choice, cfg interface{ CheckSchema(*stream.Schema) error }) {

@@ -5,9 +5,11 @@
 // origin, and a consumer drops what it has seen: see Repeats. Of the messages with one millrace-partition in a partition of the
 // topic, millrace-position only grows, but for repeats (its text order is log order); so messages of one key keep their order.
 //
-// There is no transactional mode: a transaction of the producer would have to hold the group's offset commit, which is the
-// source's, and the engine decides by that commit alone. The brokers keep messages by their timestamps, which are the records':
-// a topic that is filled from old logs wants a retention that is as long.
+// With transactions, where the source is a topic of the same cluster, messages are in the transaction that holds the source's commit
+// (kafka.Transactions): readers that read committed see each once, at the commit. What a replay of dead letters writes is in none.
+//
+// The brokers keep messages by their timestamps, which are the records': a topic that is filled from old logs wants a retention that
+// is as long.
 package kafka
 
 import (
@@ -17,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,12 +57,25 @@ type Config struct {
 	// Delay is the longest that a write waits for company; default 20 ms.
 	Delay time.Duration `yaml:"delay"`
 
-	// MaxMessage is the most bytes of a message that the topic takes (max.message.bytes, less some 100 bytes). Default 1,000,000;
-	// a larger event is a dead letter.
+	// MaxMessage is the most bytes of a message; a larger event is a dead letter. The topic has to take 1 KiB more
+	// (max.message.bytes). Default 1,000,000.
 	MaxMessage int64 `yaml:"max_message" unit:"bytes"`
 
 	// Timeout is how long the brokers' acknowledgements are waited for; default 30s.
 	Timeout time.Duration `yaml:"timeout"`
+
+	// Transactions shows readers with isolation.level=read_committed every message once, when its record is committed. It wants a
+	// kafka source with the same brokers, tls and sasl, whose user may also write to the transactional ids <group>/<topic>-<partition>.
+	// Default: false.
+	Transactions bool `yaml:"transactions"`
+
+	// CommitAge is the longest that a message waits for the commit that shows it. A commit ends the files of other sinks too, which
+	// are as small as this is short. Default: what the other sinks want; 1s if none does.
+	CommitAge time.Duration `yaml:"commit_age"`
+
+	// TransactionTimeout is when the brokers end a transaction whose worker is silent, and for how long it may hold up readers;
+	// at least twice what passes between commits, at most the brokers' transaction.max.timeout.ms. Default 15m.
+	TransactionTimeout time.Duration `yaml:"transaction_timeout"`
 }
 
 // EnsureDefaults sets what is zero.
@@ -72,6 +88,9 @@ func (c *Config) EnsureDefaults() {
 	}
 	if c.MaxMessage == 0 {
 		c.MaxMessage = 1_000_000
+	}
+	if c.Transactions && c.TransactionTimeout == 0 {
+		c.TransactionTimeout = 15 * time.Minute
 	}
 }
 
@@ -106,6 +125,14 @@ func (c *Config) Validate() error {
 	if c.MaxMessage < 1<<10 || c.MaxMessage > 64<<20 {
 		problem("max_message is %d bytes; want 1KiB to 64MiB", c.MaxMessage)
 	}
+	switch {
+	case !c.Transactions && (c.CommitAge != 0 || c.TransactionTimeout != 0):
+		problem("commit_age and transaction_timeout are about transactions, which are off")
+	case c.Transactions && c.CommitAge < 0:
+		problem("commit_age is %s; want 0 or more", c.CommitAge)
+	case c.Transactions && c.TransactionTimeout < max(time.Second, 2*c.CommitAge):
+		problem("transaction_timeout is %s; want at least 1s, and twice commit_age", c.TransactionTimeout)
+	}
 	return errors.Join(problems...)
 }
 
@@ -120,6 +147,9 @@ type Options struct {
 	Name, Pipeline string
 	Log            *slog.Logger
 
+	// Transactions are the source's, with Config.Transactions; nil: the sink is used without the source.
+	Transactions *kafka.Transactions
+
 	dial func(ctx context.Context, network, host string) (net.Conn, error) // of tests
 }
 
@@ -130,8 +160,9 @@ type Sink struct {
 	o       Options
 	options []kgo.Opt
 
-	mu     sync.Mutex
-	client *client // nil while no tenure needs one
+	mu        sync.Mutex
+	client    *client                    // nil while no tenure needs one
+	producers map[string]*kafka.Producer // of the tenures with transactions, by partition
 }
 
 var _ stream.Upsert = (*Sink)(nil)
@@ -151,17 +182,40 @@ func New(cfg Config, o Options) (*Sink, error) {
 	if o.dial != nil {
 		options = append(options, kgo.Dialer(o.dial))
 	}
-	s := &Sink{cfg: cfg, o: o, options: append(options,
+	s := &Sink{cfg: cfg, o: o, producers: map[string]*kafka.Producer{}}
+	s.options = append(append(options, producing(cfg.MaxMessage)...),
+		kgo.AllowIdempotentProduceCancellation(), // what is given up is written again, as after a crash
+	)
+	s.Sink = bulk.New(s, bulk.Options{Name: o.Name, Order: bulk.LogOrder, Delay: cfg.Delay, Items: 10_000, Bytes: 8 << 20, Timeout: cfg.Timeout, Log: o.Log})
+	return s, nil
+}
+
+// around is what headers and framing may add to a message.
+const around = 1024
+
+// producing are the options of a producer whose largest messages have so many bytes.
+func producing(message int64) []kgo.Opt {
+	return []kgo.Opt{
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(partitioner{kgo.StickyKeyPartitioner(nil)}), // keys as Kafka's own clients do
 		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
-		kgo.ProducerBatchMaxBytes(int32(cfg.MaxMessage)+1024),
+		kgo.ProducerBatchMaxBytes(int32(message) + around),
 		kgo.ProducerLinger(0), // the loop has waited
-		kgo.MaxBufferedRecords(1<<20),
-		kgo.AllowIdempotentProduceCancellation(), // what is given up is written again, as after a crash
-	)}
-	s.Sink = bulk.New(s, bulk.Options{Name: o.Name, Order: bulk.LogOrder, Delay: cfg.Delay, Items: 10_000, Bytes: 8 << 20, Timeout: cfg.Timeout, Log: o.Log})
-	return s, nil
+		kgo.MaxBufferedRecords(1 << 20),
+	}
+}
+
+// Join makes the source's transactions ready for sinks of these configurations, which it has to be told of before it runs. Of several,
+// the smallest MaxMessage and TransactionTimeout hold for all.
+func Join(t *kafka.Transactions, sinks ...*Config) {
+	if len(sinks) == 0 {
+		return
+	}
+	message, timeout := sinks[0].MaxMessage, sinks[0].TransactionTimeout
+	for _, c := range sinks {
+		message, timeout = min(message, c.MaxMessage), min(timeout, c.TransactionTimeout)
+	}
+	t.Options, t.Timeout = func() []kgo.Opt { return producing(message) }, timeout
 }
 
 // partitioner gives a message without a key a partition by its position: to readers, one that came elsewhere when it was sent
@@ -195,8 +249,21 @@ func header(r *kgo.Record, name string) []byte {
 	return nil
 }
 
-// Encoder returns the encoder of one tenure.
-func (s *Sink) Encoder(t stream.Tenure) (bulk.Encoder, error) { return newEncoder(&s.cfg, t) }
+// Encoder returns the encoder of one tenure. One of the source has a producer if it has transactions; one of another, such as a replay
+// of dead letters, has none.
+func (s *Sink) Encoder(t stream.Tenure) (bulk.Encoder, error) {
+	e, err := newEncoder(&s.cfg, t)
+	if err == nil && s.o.Transactions != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if p := s.o.Transactions.Producer(t.Partition); p != nil {
+			s.producers[t.Partition] = p
+		} else {
+			delete(s.producers, t.Partition)
+		}
+	}
+	return e, err
+}
 
 type encoder struct {
 	*document.Messages
@@ -220,6 +287,7 @@ func (e *encoder) Encode(key, body []byte, ev *stream.Event) ([]byte, []byte, er
 func (s *Sink) Idle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	clear(s.producers)
 	if s.client != nil {
 		s.client.Close()
 		s.client = nil
@@ -291,12 +359,54 @@ func (s *Sink) connected() (*client, error) {
 // Send produces items and waits for the brokers. Within a partition of the topic Kafka stores messages in turn, and once one
 // fails so do those behind it.
 func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
+	within := map[*kafka.Producer][]*bulk.Item{} // nil: in no transaction
+	s.mu.Lock()
+	for _, it := range items {
+		p := s.producers[it.Partition]
+		within[p] = append(within[p], it)
+	}
+	s.mu.Unlock()
+	var sending sync.WaitGroup
+	for p, some := range within {
+		if p != nil {
+			sending.Go(func() { s.sendWithin(ctx, p, some) })
+		}
+	}
+	defer sending.Wait()
+	if alone := within[nil]; len(alone) > 0 {
+		return s.sendAlone(ctx, alone)
+	}
+	return nil
+}
+
+func (s *Sink) sendAlone(ctx context.Context, items []*bulk.Item) error {
 	client, err := s.connected()
 	if err != nil {
 		return err
 	}
 	// The client waits for the answer to a request that is under way, whatever the context: closing it is the way out.
 	defer context.AfterFunc(ctx, func() { s.giveUp(ctx, client) })()
+	s.produce(items, func(m *kgo.Record, done func(error)) {
+		client.Produce(ctx, m, func(_ *kgo.Record, err error) { done(client.reason(ctx, err)) })
+	})
+	return nil
+}
+
+// sendWithin produces in a transaction. A message of which nobody knows whether it is in there is not sent again: the transaction is
+// given up, and so is the tenure.
+func (s *Sink) sendWithin(ctx context.Context, p *kafka.Producer, items []*bulk.Item) {
+	defer context.AfterFunc(ctx, func() { p.Fail(context.Cause(ctx)) })()
+	s.produce(items, func(m *kgo.Record, done func(error)) { p.Produce(ctx, m, done) })
+	for _, it := range items {
+		if it.Err != nil && !bulk.IsRefused(it.Err) {
+			p.Fail(it.Err)
+			return
+		}
+	}
+}
+
+// produce makes messages of items, and sets their outcomes.
+func (s *Sink) produce(items []*bulk.Item, send func(m *kgo.Record, done func(error))) {
 	records := make([]kgo.Record, len(items))
 	headers := make([]kgo.RecordHeader, 3*len(items))
 	text := make([]byte, 0, 32*len(items))
@@ -312,13 +422,12 @@ func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
 		h[1] = kgo.RecordHeader{Key: origin.PartitionHeader, Value: []byte(it.Partition)}
 		h[2] = kgo.RecordHeader{Key: origin.PositionHeader, Value: text[from:len(text):len(text)]}
 		records[i] = kgo.Record{Topic: s.cfg.Topic, Key: it.Key, Value: it.Body, Headers: h, Timestamp: it.Record.Time}
-		client.Produce(ctx, &records[i], func(_ *kgo.Record, err error) {
-			it.Err = s.meaning(client.reason(ctx, err))
+		send(&records[i], func(err error) {
+			it.Err = s.meaning(err)
 			waiting.Done()
 		})
 	}
 	waiting.Wait()
-	return nil
 }
 
 // meaning is what an error says about a message: refused, fatal, or to be written again.
@@ -345,12 +454,31 @@ func (s *Sink) Probe(ctx context.Context) error {
 		return stream.Fatal(err)
 	}
 	defer client.Close()
-	topics, err := kadm.NewClient(client).ListTopics(ctx, s.cfg.Topic)
+	admin := kadm.NewClient(client)
+	topics, err := admin.ListTopics(ctx, s.cfg.Topic)
 	if err == nil {
 		err = topics[s.cfg.Topic].Err
 	}
 	if err != nil {
 		return s.meaning(fmt.Errorf("ask the brokers for topic %s: %w", s.cfg.Topic, err))
+	}
+	return s.checkSize(ctx, admin)
+}
+
+// checkSize compares max_message with what the topic takes, if we may know: a batch of many small messages can be as large.
+func (s *Sink) checkSize(ctx context.Context, admin *kadm.Client) error {
+	configs, err := admin.DescribeTopicConfigs(ctx, s.cfg.Topic)
+	if err != nil {
+		return nil
+	}
+	for _, c := range configs {
+		for _, entry := range c.Configs {
+			most, err := strconv.ParseInt(entry.MaybeValue(), 10, 64)
+			if entry.Key == "max.message.bytes" && err == nil && most < s.cfg.MaxMessage+around {
+				return stream.Fatal(fmt.Errorf("topic %s takes %d bytes; set max_message to %d or less, or its max.message.bytes to %d or more",
+					s.cfg.Topic, most, most-around, s.cfg.MaxMessage+around))
+			}
+		}
 	}
 	return nil
 }

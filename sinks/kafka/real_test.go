@@ -31,3 +31,12 @@ func TestRealKafkaKeepsTheRulesOfAnUpsertSink(t *testing.T) {
 		return backend(t, b.Plain, topic)
 	})
 }
+
+func TestRealKafkaMessagesInTransactions(t *testing.T) {
+	b, err := kafka.Start(t.Context(), kafka.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Stop()
+	inTransactions(t, b.Plain)
+}

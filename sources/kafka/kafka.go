@@ -59,6 +59,9 @@ const (
 	// leaveTimeout bounds the good-bye to brokers that do not answer.
 	leaveTimeout = 2 * time.Second
 
+	// againPause is before a tenure is begun anew.
+	againPause = time.Second
+
 	// lagInterval is between two looks at the ends of the partitions.
 	lagInterval = 5 * time.Second
 )
@@ -68,6 +71,9 @@ type Options struct {
 	Pipeline string       // default of Config.Group; not empty
 	Dial     Dial         // nil: TCP
 	Log      *slog.Logger // nil: none
+
+	// Transactions are joined by sinks; nil: there are none.
+	Transactions *Transactions
 }
 
 // Source reads the topics of one Config. Every Run is a new member of the group.
@@ -77,6 +83,8 @@ type Source struct {
 	dial    Dial
 	log     *slog.Logger
 	contact time.Duration // connectTimeout, shorter in tests
+
+	transactions *Transactions
 }
 
 var _ stream.Source = (*Source)(nil)
@@ -91,12 +99,15 @@ func New(cfg Config, o Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{cfg: cfg, topics: topics, dial: o.Dial, log: o.Log, contact: connectTimeout}
+	s := &Source{cfg: cfg, topics: topics, dial: o.Dial, log: o.Log, contact: connectTimeout, transactions: o.Transactions}
 	if s.dial == nil {
 		s.dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.transactions == nil {
+		s.transactions = new(Transactions)
 	}
 	return s, nil
 }
@@ -248,7 +259,8 @@ func (l *lastError) get() error {
 	return l.err
 }
 
-// marks are the group's, of the configured topics, by partition. Partitions that it never saw are left out.
+// marks are the group's, of the configured topics, by partition. Partitions that it never saw are left out. With kadm.RequireStable those
+// are marked that a transaction is about to change.
 func (s *Source) marks(ctx context.Context, admin *kadm.Client) (map[partition]mark, error) {
 	found, err := admin.FetchOffsets(ctx, s.cfg.Group)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
@@ -261,6 +273,10 @@ func (s *Source) marks(ctx context.Context, admin *kadm.Client) (map[partition]m
 		}
 		for id, o := range offsets {
 			p := partition{topic, id}
+			if errors.Is(o.Err, kerr.UnstableOffsetCommit) {
+				marks[p] = mark{unstable: true}
+				continue
+			}
 			if o.Err != nil {
 				return nil, fmt.Errorf("fetch offset of %s: %w", p, cmp.Or(denied(o.Err), o.Err))
 			}
@@ -413,29 +429,47 @@ func (r *run) own(group *kgo.Client, assigned map[string][]int32) {
 		return
 	}
 	_, generation := group.GroupMetadata()
-	marks := sync.OnceValues(r.stored)
+	var all []partition
 	for topic, ids := range assigned {
 		for _, id := range ids {
-			p := partition{topic, id}
-			if r.tenures[p] != nil { // the client assigns again what belongs to another topic of the same name
-				r.fail(r.createdAgain(topic))
-				return
-			}
-			t := newTenure(r, p, uint64(max(0, generation)))
-			r.tenures[p] = t
+			all = append(all, partition{topic, id})
+		}
+	}
+	marks := sync.OnceValues(func() (map[partition]mark, error) { return r.stored(all...) })
+	for _, p := range all {
+		if r.tenures[p] != nil { // the client assigns again what belongs to another topic of the same name
+			r.fail(r.createdAgain(p.topic))
+			return
+		}
+		t := newTenure(r, p, uint64(max(0, generation)))
+		r.tenures[p] = t
+		if r.transactions.on() {
+			go t.live(t.offsets)
+		} else {
 			go t.live(marks)
 		}
 	}
 }
 
-// stored reads the marks until it succeeds or the run ends.
-func (r *run) stored() (marks map[partition]mark, err error) {
+// stored reads the marks until it succeeds or the run ends. No transaction is about to change those of all.
+func (r *run) stored(all ...partition) (marks map[partition]mark, err error) {
 	err = r.retry(r.ctx, "offset fetch failed", func(ctx context.Context) error {
 		if err := r.agreed(ctx); err != nil {
 			return err
 		}
-		marks, err = r.marks(ctx, r.conn.admin)
-		return err
+		if marks, err = r.marks(kadm.RequireStable(ctx), r.conn.admin); err != nil {
+			return err
+		}
+		unstable := false
+		for _, m := range marks {
+			unstable = unstable || m.unstable
+		}
+		for _, p := range all {
+			if m, seen := marks[p]; m.unstable || !seen && unstable { // what is known of the others says where a new one begins
+				return fmt.Errorf("a transaction is about to store the offset of %s in group %s", p, r.cfg.Group)
+			}
+		}
+		return nil
 	})
 	return marks, err
 }
@@ -506,9 +540,31 @@ func (r *run) forget(t *tenure) {
 	}
 }
 
+// again begins a tenure anew, at what the group says, if the partition is still our own.
+func (r *run) again(t *tenure) {
+	next := newTenure(r, t.partition, t.generation)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping || r.tenures[t.partition] != t {
+		go t.abort()
+		return
+	}
+	r.tenures[t.partition] = next
+	go func() {
+		t.abort()
+		select {
+		case <-time.After(againPause):
+		case <-next.ctx.Done():
+		}
+		next.live(next.offsets)
+	}()
+}
+
 // giveBack drains what moves to another worker; the group waits for it.
 func (r *run) giveBack(ps map[string][]int32) {
-	r.drain(context.Background(), r.find(ps))
+	for all := r.find(ps); len(all) > 0; all = r.find(ps) { // one may have been begun again
+		r.drain(context.Background(), all)
+	}
 }
 
 func (r *run) drain(ctx context.Context, tenures []*tenure) {
@@ -521,11 +577,13 @@ func (r *run) drain(ctx context.Context, tenures []*tenure) {
 
 // lose ends what is gone already.
 func (r *run) lose(ps map[string][]int32) {
-	var aborts sync.WaitGroup
-	for _, t := range r.find(ps) {
-		aborts.Go(t.abort)
+	for all := r.find(ps); len(all) > 0; all = r.find(ps) {
+		var aborts sync.WaitGroup
+		for _, t := range all {
+			aborts.Go(t.abort)
+		}
+		aborts.Wait()
 	}
-	aborts.Wait()
 }
 
 // release drains everything while the group membership lives, and returns what Run returns. A drain that failed is the

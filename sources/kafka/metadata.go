@@ -35,6 +35,7 @@ type mark struct {
 	topic     kadm.TopicID // zero where the brokers have none (before 2.8)
 	known     int32        // partitions that the topic had when this one was seen first
 	note      []byte
+	unstable  bool // a transaction is about to change it, or not; all else is unknown
 }
 
 const markVersion = "mr2"

@@ -41,8 +41,9 @@ type tenure struct {
 	generation uint64
 
 	// Set by claim, before the engine sees the tenure.
-	epoch uint64
-	mark  mark
+	epoch    uint64
+	mark     mark
+	producer *Producer // nil without transactions
 
 	ctx    context.Context // ends when the tenure stops delivering
 	cancel context.CancelFunc
@@ -156,6 +157,9 @@ func (t *tenure) received(b batch) {
 // before it, also a static member that comes back within a generation and a group that was deleted; and where a new
 // partition begins is decided once.
 func (t *tenure) claim(marks func() (map[partition]mark, error)) error {
+	if err := t.join(); err != nil {
+		return err
+	}
 	all, err := marks()
 	if err != nil {
 		return err
@@ -185,6 +189,30 @@ func (t *tenure) claim(marks func() (map[partition]mark, error)) error {
 	m.topic, m.epoch = id, max(m.epoch+1, t.generation)
 	t.mark, t.epoch = m, m.epoch
 	return t.run.retry(t.ctx, "claim of a partition failed", func(ctx context.Context) error { return t.store(ctx, m) })
+}
+
+// join takes the partition's transactional id, where there are transactions.
+func (t *tenure) join() error {
+	if !t.run.transactions.on() {
+		return nil
+	}
+	return t.run.retry(t.ctx, "transactional id cannot be taken", func(ctx context.Context) (err error) {
+		if t.producer, err = t.newProducer(ctx); err == nil {
+			t.run.transactions.set(t.String(), t.producer)
+		}
+		return err
+	})
+}
+
+// offsets are the group's, read for this tenure alone.
+func (t *tenure) offsets() (map[partition]mark, error) { return t.run.stored(t.partition) }
+
+// leave ends the producer. No sink writes any more.
+func (t *tenure) leave() {
+	if t.producer != nil {
+		t.run.transactions.set(t.String(), nil)
+		t.producer.close()
+	}
 }
 
 // isNew says that the partition was added to a topic that the group reads already, or that a pattern found its topic when the
@@ -398,6 +426,7 @@ func (t *tenure) finish(last func(stream.Consumer)) {
 		}
 		t.lose()
 		<-t.lived
+		t.leave()
 		t.run.forget(t)
 	})
 }
@@ -580,11 +609,21 @@ func (t *tenure) land(ctx context.Context) error {
 	}
 }
 
-// send starts the request. It waits while the group is between two generations, and ends at the latest with the client.
+// send starts the request, within the transaction if there is one.
+func (t *tenure) send(m mark, metadata string) *flight {
+	if begun, _ := t.producer.holds(); !begun {
+		return t.sendAlone(m, metadata)
+	}
+	f := &flight{mark: m, metadata: metadata, done: make(chan struct{})}
+	go t.sendWithin(f)
+	return f
+}
+
+// sendAlone starts the request. It waits while the group is between two generations, and ends at the latest with the client.
 //
 // With the consumer protocol the client sends again what the brokers refused because the member moved on to a new epoch; so
 // there a tenure that is over cancels also what was sent. Whatever is on its way then has an old epoch.
-func (t *tenure) send(m mark, metadata string) *flight {
+func (t *tenure) sendAlone(m mark, metadata string) *flight {
 	f := &flight{mark: m, metadata: metadata, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	sent := make(chan struct{})
@@ -647,7 +686,11 @@ func (t *tenure) outcome(resp *kmsg.OffsetCommitResponse, err error) error {
 	case t.isGone():
 		return stream.ErrLost
 	case errors.Is(err, kerr.OffsetMetadataTooLarge):
-		return stream.Fatal(fmt.Errorf("the brokers refuse the note; set their offset.metadata.max.bytes to %d or more: %w", metadataLimit, err))
+		return metadataTooLarge(err)
 	}
 	return err
+}
+
+func metadataTooLarge(err error) error {
+	return stream.Fatal(fmt.Errorf("the brokers refuse the note; set their offset.metadata.max.bytes to %d or more: %w", metadataLimit, err))
 }

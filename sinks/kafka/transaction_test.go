@@ -1,0 +1,627 @@
+package kafka
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/sinks/deadletter"
+	"github.com/millrace-io/millrace/sinks/objects"
+	"github.com/millrace-io/millrace/sinks/origin"
+	"github.com/millrace-io/millrace/sources/kafka"
+	"github.com/millrace-io/millrace/stream"
+	"github.com/millrace-io/millrace/testenv/broker"
+)
+
+// pipe is a topic that is copied into another one of the same cluster, in transactions.
+type pipe struct {
+	t       *testing.T
+	address string
+	in, out string
+	client  *kgo.Client
+	sent    []string
+}
+
+const (
+	inPartitions  = 2
+	outPartitions = 3
+)
+
+func newPipe(t *testing.T, address string) *pipe {
+	p := &pipe{t: t, address: address, in: "in-" + name(t), out: "out-" + name(t), client: connect(t, address)}
+	t.Cleanup(p.client.Close)
+	forever, small := "-1", "20000"
+	p.must(p.admin().CreateTopic(t.Context(), inPartitions, 1, map[string]*string{"retention.ms": &forever}, p.in))
+	p.must(p.admin().CreateTopic(t.Context(), outPartitions, 1, map[string]*string{"retention.ms": &forever, "max.message.bytes": &small}, p.out))
+	return p
+}
+
+// name is of a topic of this test's own.
+func name(t *testing.T) string { return strings.NewReplacer("/", "-", "'", "").Replace(t.Name()) }
+
+func (p *pipe) admin() *kadm.Client { return kadm.NewClient(p.client) }
+
+func (p *pipe) must(_ any, err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// produce adds n messages of 10 keys to the source.
+func (p *pipe) produce(n int) {
+	p.t.Helper()
+	var ms []*kgo.Record
+	for range n {
+		text := fmt.Sprintf("message %d", len(p.sent))
+		ms = append(ms, &kgo.Record{Topic: p.in, Key: fmt.Append(nil, len(p.sent)%10), Value: []byte(text)})
+		p.sent = append(p.sent, text)
+	}
+	if err := p.client.ProduceSync(p.t.Context(), ms...).FirstErr(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// messages of the sink's topic, as readers of this level see them now.
+func (p *pipe) messages(level kgo.IsolationLevel) []*kgo.Record {
+	p.t.Helper()
+	list := p.admin().ListEndOffsets
+	if level == kgo.ReadCommitted() {
+		list = p.admin().ListCommittedOffsets
+	}
+	ends, err := list(p.t.Context(), p.out)
+	if err != nil || ends.Error() != nil {
+		p.t.Fatal(err, ends.Error())
+	}
+	from, left := map[int32]kgo.Offset{}, map[int32]int64{}
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Offset > 0 {
+			from[o.Partition], left[o.Partition] = kgo.NewOffset().AtStart(), o.Offset
+		}
+	})
+	c, err := kgo.NewClient(kgo.SeedBrokers(p.address), kgo.FetchMaxWait(50*time.Millisecond), kgo.FetchIsolationLevel(level), kgo.KeepControlRecords(),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{p.out: from}))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer c.Close()
+	var out []*kgo.Record
+	for len(left) > 0 {
+		fetches := c.PollFetches(p.t.Context())
+		if err := fetches.Err(); err != nil {
+			p.t.Fatal(err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if !r.Attrs.IsControl() {
+				out = append(out, r)
+			}
+			if r.Offset+1 >= left[r.Partition] {
+				delete(left, r.Partition)
+			}
+		})
+	}
+	return out
+}
+
+func (p *pipe) written() int { return len(p.messages(kgo.ReadUncommitted())) }
+func (p *pipe) shown() int   { return len(p.messages(kgo.ReadCommitted())) }
+
+func (p *pipe) until(what string, is func() bool) {
+	p.t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			p.t.Fatalf("%s does not happen", what)
+		}
+	}
+}
+
+// check compares what is shown with what was sent, but for those that were refused.
+func (p *pipe) check(refused ...string) {
+	p.t.Helper()
+	p.until("that all is shown", func() bool { return p.shown() >= len(p.sent)-len(refused) })
+	times, last := map[string]int{}, map[string]string{}
+	for _, m := range p.messages(kgo.ReadCommitted()) {
+		times[string(m.Value)]++
+		from, at := fmt.Sprint(m.Partition, string(header(m, origin.PartitionHeader))), string(header(m, origin.PositionHeader))
+		if at <= last[from] {
+			p.t.Errorf("message %q at %s comes after %s", m.Value, at, last[from])
+		}
+		last[from] = at
+	}
+	want := map[string]int{}
+	for _, text := range p.sent {
+		if !slices.Contains(refused, text) {
+			want[text] = 1
+		}
+	}
+	if !maps.Equal(times, want) {
+		p.t.Errorf("shown are %v; want each message once", times)
+	}
+}
+
+// offsets is what the group has committed, over all partitions.
+func (p *pipe) offsets() (n int64) {
+	p.t.Helper()
+	all, err := p.admin().FetchOffsets(kadm.RequireStable(p.t.Context()), p.in)
+	if err != nil || all.Error() != nil {
+		return -1
+	}
+	all.Each(func(o kadm.OffsetResponse) { n += o.At })
+	return n
+}
+
+// worker is a process of the pipeline.
+type worker struct {
+	p      *pipe
+	wire   *wire
+	engine *stream.Engine
+	soft   context.CancelFunc
+	hard   context.CancelFunc
+	done   chan error
+}
+
+// settings of a worker.
+type settings struct {
+	age     time.Duration
+	timeout time.Duration
+	where   func(*stream.Event) bool
+}
+
+// decoder makes an event of each record.
+type decoder struct{}
+
+func (decoder) Decode(r *stream.Record, b *stream.Batch) error {
+	b.Append(r)
+	return nil
+}
+
+func (p *pipe) work(s settings) *worker {
+	p.t.Helper()
+	w := &worker{p: p, wire: &wire{conns: map[net.Conn]bool{}}, done: make(chan error, 1)}
+	cfg := Config{Brokers: []string{p.address}, Topic: p.out, Value: "record", Delay: time.Millisecond, Transactions: true, TransactionTimeout: s.timeout}
+	cfg.EnsureDefaults()
+	transactions := new(kafka.Transactions)
+	Join(transactions, &cfg)
+	sink, err := New(cfg, Options{Name: "out", Pipeline: "clicks", Transactions: transactions})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	source, err := kafka.New(kafka.Config{
+		Brokers: []string{p.address}, Topics: []string{p.in}, Group: p.in, SessionTimeout: 3 * time.Second, RebalanceTimeout: 2 * time.Second,
+	}, kafka.Options{Pipeline: "clicks", Dial: w.wire.dial, Transactions: transactions})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	store, err := objects.Open(p.t.Context(), p.t.TempDir(), objects.Options{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	w.engine, err = stream.New(stream.Config{
+		Name: "clicks", Schema: newSchema(p.t), Decoder: func() stream.Decoder { return decoder{} }, CommitAge: s.age, CommitIdle: s.age,
+		Sinks:       []stream.Sink{{Name: "out", Where: s.where, Upsert: sink}},
+		DeadLetters: deadletter.New(store),
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var soft, hard context.Context
+	soft, w.soft = context.WithCancel(context.Background())
+	hard, w.hard = context.WithCancel(context.Background())
+	go func() { w.done <- w.engine.Run(soft, hard, source) }()
+	p.t.Cleanup(func() { w.wire.heal(); w.hard(); w.soft(); <-w.done })
+	return w
+}
+
+// stop drains and returns what Run does.
+func (w *worker) stop() error {
+	w.soft()
+	err := <-w.done
+	w.done <- err
+	return err
+}
+
+// kill ends the worker without a word to anybody.
+func (w *worker) kill() {
+	w.wire.set(func(int16) fate { return cut })
+	w.hard()
+	w.soft()
+	err := <-w.done
+	w.done <- err
+}
+
+// fate is what becomes of a request.
+type fate int
+
+const (
+	pass   fate = iota
+	cut         // the connection is, before the brokers see it
+	deafen      // the connection is, after the brokers have seen it
+	freeze      // it waits for heal
+)
+
+// wire is the network between one worker and the brokers.
+type wire struct {
+	mu    sync.Mutex
+	of    func(key int16) fate // nil: pass
+	ice   chan struct{}        // closed by heal
+	conns map[net.Conn]bool
+}
+
+// set makes of the judge of every request. Connections are cut.
+func (w *wire) set(of func(key int16) fate) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.of, w.ice = of, make(chan struct{})
+	for c := range w.conns {
+		_ = c.Close()
+	}
+}
+
+func (w *wire) heal() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.of = nil; w.ice != nil {
+		close(w.ice)
+		w.ice = nil
+	}
+}
+
+func (w *wire) fate(key int16) (fate, chan struct{}) {
+	w.mu.Lock()
+	of, ice := w.of, w.ice
+	w.mu.Unlock()
+	if of == nil {
+		return pass, nil
+	}
+	return of(key), ice
+}
+
+func (w *wire) dial(ctx context.Context, network, host string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, network, host)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conns[c] = true
+	return &wireConn{Conn: c, wire: w}, nil
+}
+
+type wireConn struct {
+	net.Conn
+	wire *wire
+	mu   sync.Mutex
+	deaf bool
+}
+
+var errCut = errors.New("the connection is cut")
+
+// Write looks at whole requests: the client writes each at once. Bytes 4 and 5 are the kind.
+func (c *wireConn) Write(b []byte) (int, error) {
+	if len(b) < 6 {
+		return c.Conn.Write(b)
+	}
+	fate, ice := c.wire.fate(int16(binary.BigEndian.Uint16(b[4:])))
+	switch fate {
+	case cut:
+		_ = c.Conn.Close()
+		return 0, errCut
+	case deafen:
+		c.mu.Lock()
+		c.deaf = true
+		c.mu.Unlock()
+	case freeze:
+		<-ice
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *wireConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.deaf {
+		_ = c.Conn.Close()
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func (c *wireConn) Close() error {
+	c.wire.mu.Lock()
+	delete(c.wire.conns, c.Conn)
+	c.wire.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// inTransactions is what holds on every broker.
+func inTransactions(t *testing.T, address string) {
+	for name, test := range map[string]func(*pipe){
+		"messages are shown with their commit":                    shownWithTheCommit,
+		"a killed worker's messages are never shown":              killed,
+		"a worker that was cut off shows nothing more":            cutOff,
+		"a commit whose answer is lost is one":                    lostAnswer,
+		"a commit that nobody heard is none":                      lostCommit,
+		"a transaction that timed out is written again":           timedOut,
+		"a message that the topic does not take is a dead letter": refused,
+		"nothing but such messages is a commit too":               allRefused,
+		"partitions move while messages flow":                     moved,
+		"records that make no message are committed without":      dropped,
+		"what a stop cannot commit holds up no reader":            stoppedHard,
+	} {
+		t.Run(name, func(t *testing.T) { test(newPipe(t, address)) })
+	}
+}
+
+func TestMessagesInTransactions(t *testing.T) {
+	b, err := broker.Start(broker.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	inTransactions(t, b.Addr)
+}
+
+// slow commits only when it must.
+var slow = settings{age: time.Hour}
+
+func shownWithTheCommit(p *pipe) {
+	w := p.work(slow)
+	p.produce(60)
+	p.until("that all is written", func() bool { return p.written() == 60 })
+	if n, at := p.shown(), p.offsets(); n > 0 || at > 0 {
+		p.t.Errorf("before the commit %d messages are shown, and the group is at %d", n, at)
+	}
+	if err := w.stop(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.check()
+	if at := p.offsets(); at != 60 {
+		p.t.Errorf("the group is at %d of 60", at)
+	}
+}
+
+func killed(p *pipe) {
+	w := p.work(slow)
+	p.produce(60)
+	p.until("that all is written", func() bool { return p.written() == 60 })
+	w.kill()
+	p.produce(40)
+	w = p.work(settings{age: 50 * time.Millisecond})
+	p.check()
+	if n := p.written(); n != 160 {
+		p.t.Errorf("%d messages are written; want those of the killed worker too", n)
+	}
+	if err := w.stop(); err != nil {
+		p.t.Error(err)
+	}
+}
+
+func cutOff(p *pipe) {
+	w := p.work(slow)
+	p.produce(60)
+	p.until("that all is written", func() bool { return p.written() == 60 })
+	w.wire.set(func(int16) fate { return freeze })
+	next := p.work(settings{age: 50 * time.Millisecond})
+	p.check()
+	w.wire.heal()
+	p.produce(20)
+	if err := w.stop(); err != nil {
+		p.t.Logf("the worker that was cut off: %v", err)
+	}
+	p.check()
+	if err := next.stop(); err != nil {
+		p.t.Error(err)
+	}
+	p.check()
+}
+
+// EndTxn and the others by their numbers.
+const endTxn = int16(kmsg.EndTxn)
+
+// once has one request of the kind that ends a transaction meet its fate; then somebody takes the transactional id.
+func (p *pipe) once(w *worker, of fate) (met chan struct{}) {
+	met = make(chan struct{})
+	var mu sync.Mutex
+	ends := 0
+	w.wire.set(func(key int16) fate {
+		if key != endTxn {
+			return pass
+		}
+		mu.Lock()
+		ends++
+		n := ends
+		mu.Unlock()
+		if n == 1 {
+			return of
+		}
+		if n == 2 {
+			for i := range inPartitions {
+				p.take(fmt.Sprintf("%s/%s-%d", p.in, p.in, i))
+			}
+			close(met)
+		}
+		return pass
+	})
+	return met
+}
+
+// take ends what goes on under a transactional id.
+func (p *pipe) take(id string) {
+	c, err := kgo.NewClient(kgo.SeedBrokers(p.address), kgo.TransactionalID(id))
+	if err != nil {
+		p.t.Error(err)
+		return
+	}
+	defer c.Close()
+	if _, _, err := c.ProducerID(p.t.Context()); err != nil {
+		p.t.Error(err)
+	}
+}
+
+func lostAnswer(p *pipe) { p.commitMeets(deafen, 60) }
+func lostCommit(p *pipe) { p.commitMeets(cut, 120) }
+
+func (p *pipe) commitMeets(of fate, written int) {
+	w := p.work(settings{age: 300 * time.Millisecond})
+	met := p.once(w, of)
+	p.produce(60)
+	<-met
+	p.check()
+	p.produce(20)
+	p.check()
+	if err := w.stop(); err != nil {
+		p.t.Error(err)
+	}
+	p.check()
+	if n := p.written(); of == cut && n <= 80 || n > written+20 {
+		p.t.Errorf("%d messages are written for 80", n)
+	}
+}
+
+func timedOut(p *pipe) {
+	w := p.work(settings{age: 50 * time.Millisecond, timeout: time.Second})
+	frozen := make(chan struct{}, 100)
+	w.wire.set(func(key int16) fate {
+		if key != endTxn {
+			return pass
+		}
+		frozen <- struct{}{}
+		return freeze
+	})
+	p.produce(60)
+	<-frozen
+	p.until("that the brokers end the transactions", p.settled)
+	if n := p.shown(); n > 0 {
+		p.t.Errorf("%d messages are shown before a commit", n)
+	}
+	w.wire.heal()
+	p.produce(20)
+	p.check()
+	if err := w.stop(); err != nil {
+		p.t.Error(err)
+	}
+	p.check()
+}
+
+// settled says that readers wait for no transaction.
+func (p *pipe) settled() bool {
+	p.t.Helper()
+	ends, err := p.admin().ListEndOffsets(p.t.Context(), p.out)
+	stable, err2 := p.admin().ListCommittedOffsets(p.t.Context(), p.out)
+	if err := errors.Join(err, err2, ends.Error(), stable.Error()); err != nil {
+		p.t.Fatal(err)
+	}
+	settled := true
+	ends.Each(func(o kadm.ListedOffset) {
+		s, _ := stable.Lookup(o.Topic, o.Partition)
+		settled = settled && s.Offset == o.Offset
+	})
+	return settled
+}
+
+// large adds a message that the topic does not take, however it is compressed.
+func (p *pipe) large() string {
+	p.t.Helper()
+	noise := make([]byte, 50_000)
+	random := rand.New(rand.NewPCG(1, uint64(len(p.sent))))
+	for i := range noise {
+		noise[i] = byte(random.Uint32())
+	}
+	p.must(nil, p.client.ProduceSync(p.t.Context(), &kgo.Record{Topic: p.in, Key: []byte("1"), Value: noise}).FirstErr())
+	p.sent = append(p.sent, string(noise))
+	return string(noise)
+}
+
+func refused(p *pipe) {
+	w := p.work(settings{age: 300 * time.Millisecond})
+	p.produce(30)
+	p.until("that all is written", func() bool { return p.written() == 30 })
+	noise := p.large()
+	p.until("that it is refused", func() bool { return w.engine.Stats().Sinks["out"].Refused == 1 })
+	p.produce(30)
+	p.check(noise)
+	if err := w.stop(); err != nil {
+		p.t.Error(err)
+	}
+	if n := w.engine.Stats().Rows[stream.DeadLetters]; n != 1 {
+		p.t.Errorf("%d dead letters; want one", n)
+	}
+	if n, at := p.written(), p.offsets(); n != 60 || at != 61 {
+		p.t.Errorf("%d messages are written, and the group is at %d; want 60 and 61", n, at)
+	}
+}
+
+func allRefused(p *pipe) {
+	p.large()
+	w := p.work(settings{age: 100 * time.Millisecond})
+	p.until("the commit", func() bool { return p.offsets() == 1 })
+	if err := w.stop(); err != nil {
+		p.t.Error(err)
+	}
+	if n := w.engine.Stats().Rows[stream.DeadLetters]; n != 1 {
+		p.t.Errorf("%d dead letters; want one", n)
+	}
+}
+
+func moved(p *pipe) {
+	fast := settings{age: 20 * time.Millisecond}
+	first := p.work(fast)
+	for range 20 {
+		p.produce(10)
+	}
+	second := p.work(fast)
+	p.until("that the second has a partition", func() bool {
+		p.produce(10)
+		return second.engine.Stats().Records > 0
+	})
+	if err := first.stop(); err != nil {
+		p.t.Error(err)
+	}
+	p.produce(50)
+	p.check()
+	if err := second.stop(); err != nil {
+		p.t.Error(err)
+	}
+	p.check()
+}
+
+func dropped(p *pipe) {
+	w := p.work(settings{age: 50 * time.Millisecond, where: func(*stream.Event) bool { return false }})
+	p.produce(20)
+	p.until("the commit", func() bool { return p.offsets() == 20 })
+	if err := w.stop(); err != nil {
+		p.t.Error(err)
+	}
+	if n := p.written(); n > 0 {
+		p.t.Errorf("%d messages", n)
+	}
+}
+
+func stoppedHard(p *pipe) {
+	w := p.work(slow)
+	p.produce(60)
+	p.until("that all is written", func() bool { return p.written() == 60 })
+	w.hard()
+	_ = w.stop()
+	if !p.settled() {
+		p.t.Error("readers wait for the transaction of a worker that has stopped")
+	}
+	if n := p.shown(); n > 0 {
+		p.t.Errorf("%d messages are shown of a worker that committed nothing", n)
+	}
+}
