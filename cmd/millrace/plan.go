@@ -102,6 +102,20 @@ func (p *plan) memory() int64 {
 	return c.Memory
 }
 
+// commitAge is the longest that a record waits for its commit. Where the only sinks that wait for it are those that show nothing before
+// it, that is a second.
+func (p *plan) commitAge() (age time.Duration) {
+	for _, s := range p.sinks {
+		age = sooner(age, s.age)
+	}
+	if j := p.source.joins; age == 0 && j != nil && len(j.sinks) > 0 {
+		return time.Second
+	}
+	c := stream.Config{CommitAge: age}
+	c.EnsureDefaults()
+	return c.CommitAge
+}
+
 // endSource makes the source end when everything that is there now is read; false: it never ends.
 func (p *plan) endSource() bool {
 	if p.source.end == nil {
@@ -154,7 +168,7 @@ func (p *plan) openSinks(ctx context.Context, o objects.Options) (*parts, error)
 	log := o.Log
 	out := &parts{inspectors: map[string]stream.Inspector{}, stores: map[string]objects.Store{}}
 	out.config = stream.Config{
-		Name: p.file.Name, Schema: p.schema, Decoder: p.decoder, Processors: p.processors, Memory: p.file.Memory, Log: log,
+		Name: p.file.Name, Schema: p.schema, Decoder: p.decoder, Processors: p.processors, Memory: p.file.Memory, CommitAge: p.commitAge(), Log: log,
 	}
 	for _, s := range p.sinks {
 		open := out.openStaged
@@ -164,9 +178,6 @@ func (p *plan) openSinks(ctx context.Context, o objects.Options) (*parts, error)
 		if err := open(ctx, s, o); err != nil {
 			return nil, err
 		}
-	}
-	if j := p.source.joins; j != nil && len(j.sinks) > 0 && out.config.CommitAge == 0 {
-		out.config.CommitAge = time.Second // nothing but what is seen with the commit waits for it
 	}
 	store, err := out.store(ctx, p.dead.at, p.dead.url, o)
 	if err != nil {
@@ -190,7 +201,7 @@ func (out *parts) openStaged(ctx context.Context, s sinkPlan, o objects.Options)
 	}
 	out.config.Sinks = append(out.config.Sinks, stream.Sink{Name: s.name, Where: s.where, Staged: sink})
 	out.inspectors[s.name], out.stores[s.name] = sink, store
-	out.config.CommitAge, out.config.CommitIdle = sooner(out.config.CommitAge, s.age), sooner(out.config.CommitIdle, s.idle)
+	out.config.CommitIdle = sooner(out.config.CommitIdle, s.idle)
 	return nil
 }
 
@@ -214,7 +225,6 @@ func (p *plan) openUpsert(out *parts) func(context.Context, sinkPlan, objects.Op
 			written = aside
 		}
 		out.config.Sinks = append(out.config.Sinks, stream.Sink{Name: s.name, Where: s.where, Upsert: written})
-		out.config.CommitAge = sooner(out.config.CommitAge, s.age)
 		return nil
 	}
 }

@@ -48,6 +48,7 @@ func newPlan(file *pipelinefile.File) *plan {
 			p.wireSink(s, c)
 		}
 	}
+	p.checkJoins()
 	p.wireDeadLetters(file.DeadLetters)
 	p.wireSpool(file.Spool)
 	p.checkPlaces()
@@ -230,6 +231,7 @@ type joins struct {
 	source       *kafka.Config
 	transactions *kafka.Transactions
 	sinks        []*kafkasink.Config
+	at           pipelinefile.Value // of the last sink's
 }
 
 func newJoins(source *kafka.Config) *joins {
@@ -250,9 +252,20 @@ func (p *plan) join(s *pipelinefile.Sink, c *pipelinefile.Choice, cfg *kafkasink
 	case s.Spool:
 		s.Stall.Problem("is spool; what is set aside would be in no transaction")
 	}
-	j.sinks = append(j.sinks, cfg)
+	j.sinks, j.at = append(j.sinks, cfg), c.Value
 	kafkasink.Join(j.transactions, j.sinks...)
 	return j.transactions
+}
+
+// checkJoins refuses commits so rare that every transaction would time out first.
+func (p *plan) checkJoins() {
+	j := p.source.joins
+	if j == nil || len(j.sinks) == 0 {
+		return
+	}
+	if age := p.commitAge(); j.transactions.Timeout < 2*age {
+		j.at.Child("transaction_timeout").Problem("is %s, and %s may pass between two commits; want at least twice that, or a smaller commit_age", j.transactions.Timeout, age)
+	}
 }
 
 func sorted(of []string) []string { return slices.Sorted(slices.Values(of)) }

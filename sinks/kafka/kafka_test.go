@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 
 	"github.com/millrace-io/millrace/sinks/origin"
@@ -228,6 +229,39 @@ func TestProbeAndWritesSayWhatIsWrong(t *testing.T) {
 	}
 	if err := s.Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "there is no topic nope; create it") {
 		t.Errorf("probe returns %v", err)
+	}
+}
+
+func TestAProbeWaitsForATopicThatWasJustCreatedAndLooksAtItsSize(t *testing.T) {
+	b, err := broker.Start(broker.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	c := connect(t, b.Addr)
+	defer c.Close()
+	asked := make(chan struct{}, 100)
+	b.ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.KeepControl()
+		if topics := req.(*kmsg.MetadataRequest).Topics; len(topics) == 1 && topics[0].Topic != nil && *topics[0].Topic == "late" {
+			asked <- struct{}{}
+		}
+		return nil, nil, false
+	})
+	s, err := New(Config{Brokers: []string{b.Addr}, Topic: "late"}, Options{Name: "search"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan error, 1)
+	go func() { said <- s.Probe(t.Context()) }()
+	<-asked
+	small := "20000"
+	if _, err := kadm.NewClient(c).CreateTopic(t.Context(), 1, 1, map[string]*string{"max.message.bytes": &small}, "late"); err != nil {
+		t.Fatal(err)
+	}
+	want := "topic late takes 20000 bytes; set max_message to 18976 or less, or its max.message.bytes to 1001024 or more"
+	if err := <-said; err == nil || err.Error() != want {
+		t.Errorf("probe returns %v; want %s", err, want)
 	}
 }
 

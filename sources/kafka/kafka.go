@@ -176,7 +176,7 @@ func (s *Source) find(ctx context.Context, admin *kadm.Client) (kadm.TopicDetail
 	ctx, cancel := context.WithTimeout(ctx, s.contact)
 	defer cancel()
 	for began := time.Now(); ; {
-		topics, err := s.topics.list(ctx, admin)
+		topics, err := s.topics.list(kadm.WithAuthorizedOps(ctx), admin) // or the client would answer from memory
 		if err != nil {
 			return nil, err
 		}
@@ -246,7 +246,7 @@ func (l *lastError) watch(dial Dial) Dial {
 		conn, err := dial(ctx, network, address)
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if err == nil || ctx.Err() == nil || l.err == nil { // an attempt that was cut off says nothing
+		if !errors.Is(err, context.Canceled) && (err == nil || ctx.Err() == nil || l.err == nil) { // an attempt that was cut off says nothing
 			l.err = err
 		}
 		return conn, err

@@ -509,7 +509,7 @@ func TestTopicMayBeUnknownForAMoment(t *testing.T) {
 		resp.Topics = append(resp.Topics, topic)
 		return resp, nil, true
 	})
-	work(t, l.source(t, newOutside(), same), nil).next().waitFor(t, 1)
+	work(t, l.source(t, newOutside(), func(c *Config) { c.Refresh = time.Minute }), nil).next().waitFor(t, 1) // however long the client remembers
 }
 
 // The client falls back to classic when its first join is refused, and tries for ever when that is not the first answer.

@@ -2,9 +2,10 @@
 
 compare.py csv  LAKE DEAD FILE...   input: Online Retail CSV, plain or gzip
 compare.py json LAKE DEAD FILE...   input: JSON lines
+compare.py log  LOG  DEAD FILE...   input: JSON lines; a file of the messages that readers of a topic see in place of the lake
 compare.py same LAKE LAKE...        no input: the lakes must hold the same rows, but for where and when they were read
 
-For the first two every input row must stand exactly once in the lake or in the dead letters, and nothing else may. Prints what differs.
+For the first three every input row must stand exactly once in the lake or in the dead letters, and nothing else may. Prints what differs.
 """
 import collections, csv, datetime, glob, gzip, io, json, os, sys
 import pyarrow.parquet as pq
@@ -90,12 +91,16 @@ if sys.argv[1] == "same":
 
 kind, lake_folder, dead_folder, names = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
 want = collections.Counter(csv_input(names) if kind == "csv" else json_input(names))
-got = collections.Counter(lake(lake_folder, CSV_COLUMNS) if kind == "csv" else (row[0] for row in lake(lake_folder, ["event_id"])))
+got = collections.Counter({
+    "csv": lambda: lake(lake_folder, CSV_COLUMNS),
+    "json": lambda: (row[0] for row in lake(lake_folder, ["event_id"])),
+    "log": lambda: json_input([lake_folder]),
+}[kind]())
 letters = collections.Counter(dead(dead_folder))
 rows = sum(got.values())
 got += letters
 lost, extra = want - got, got - want
-print(f"{sum(want.values())} in; {rows} in the lake + {sum(letters.values())} dead letters = {sum(got.values())} out")
+print(f"{sum(want.values())} in; {rows} in {lake_folder} + {sum(letters.values())} dead letters = {sum(got.values())} out")
 for what, rows in ("lost", lost), ("too many", extra):
     for row, n in list(rows.items())[:5]:
         print(what, n, row)

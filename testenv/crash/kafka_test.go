@@ -4,6 +4,7 @@ package crash
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -27,17 +28,20 @@ const events = 30
 
 const kafkaPipeline = `name: crash
 source:
-  kafka: { brokers: ["%s"], topics: [clicks], %s, rebalance_timeout: 5s }
+  kafka: { brokers: ["%[1]s"], topics: [clicks], %[2]s, rebalance_timeout: 5s }
 decode: { format: json }
 sinks:
   lake:
     parquet: { url: "%[3]s/lake", partition_by: [date, hour], roll: { size: 256KiB, age: 300ms, idle: 100ms } }
+  onward:
+    kafka: { brokers: ["%[1]s"], topic: onward, value: record, transactions: true }
 dead_letters: { url: "%[3]s/dead" }
 admin: "${ADMIN}"
 `
 
 // TestRealCrashKafka has three processes of one group leave Apache Kafka, half of them killed, and others join in their place,
-// and kills the broker in the middle. Plain and transactional producers write all the time; some transactions are aborted.
+// and kills the broker in the middle. Plain and transactional producers write all the time; some transactions are aborted. The events
+// go on to another topic, in the transactions of the pipeline's own commits: its readers find each once, without a look at headers.
 func TestRealCrashKafka(t *testing.T) {
 	bin := program(t, "cmd/millrace")
 	for protocol, keys := range map[string]string{
@@ -105,6 +109,49 @@ func crashKafka(t *testing.T, bin, keys string) {
 	last.finish()
 	last.verify()
 	compare(t, "json", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), []string{plain, transactional})
+	onward := filepath.Join(dir, "onward.jsonl")
+	read(t, broker.Plain, "onward", onward)
+	compare(t, "log", onward, filepath.Join(dir, "dead"), []string{plain, transactional})
+}
+
+// read writes the values of a topic's committed messages to a file, a line each.
+func read(t *testing.T, broker, topic, file string) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ends, err := kadm.NewClient(client).ListEndOffsets(t.Context(), topic)
+	if err != nil || ends.Error() != nil {
+		t.Fatal(err, ends.Error())
+	}
+	left := map[int32]int64{}
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Offset > 0 {
+			left[o.Partition] = o.Offset
+		}
+	})
+	var lines bytes.Buffer
+	limited, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for len(left) > 0 {
+		fetches := client.PollFetches(limited)
+		if err := fetches.Err(); err != nil {
+			t.Fatalf("%v; the ends %v are not reached", err, left)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if !r.Attrs.IsControl() {
+				fmt.Fprintf(&lines, "%s\n", r.Value)
+			}
+			if r.Offset+1 >= left[r.Partition] {
+				delete(left, r.Partition)
+			}
+		})
+	}
+	if err := os.WriteFile(file, lines.Bytes(), 0o666); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func startKafka(t *testing.T, dir string) *kafka.Broker {
@@ -122,8 +169,10 @@ func startKafka(t *testing.T, dir string) *kafka.Broker {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 4, 1, nil, "clicks"); err != nil {
-		t.Fatal(err)
+	for _, topic := range []string{"clicks", "onward"} {
+		if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 4, 1, nil, topic); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return b
 }
