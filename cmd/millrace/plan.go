@@ -58,6 +58,7 @@ type sinkPlan struct {
 	open      func(objects.Store) (inspected[*stream.Event], error)
 	upsert    func(log *slog.Logger) (upsertSink, error)
 	aside     bool                     // on_stall: spool
+	joined    bool                     // it is in the source's transactions
 	removes   func(*stream.Event) bool // which events remove a row; nil: none does
 	once      string                   // why events must not come again out of order; empty: they may
 }

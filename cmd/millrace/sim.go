@@ -119,7 +119,7 @@ func (c *call) simFlags() (f simFlags, err error) {
 func (p *plan) simulated(data string) (*sim.Pipeline, error) {
 	s := &sim.Pipeline{Name: p.file.Name, Schema: p.schema, Decoder: p.decoder, Processors: p.processors}
 	for _, sink := range p.sinks {
-		simulated := sim.Sink{Name: sink.name, Where: sink.where, Upsert: sink.upsert != nil}
+		simulated := sim.Sink{Name: sink.name, Where: sink.where, Upsert: sink.upsert != nil, Joined: sink.joined}
 		if sink.aside {
 			simulated.Spool = simSpool{p.schema}
 		}

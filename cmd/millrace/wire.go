@@ -190,7 +190,7 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		p.into(c, cfg)
 		p.removes(s, false)
 		transactions := p.join(s, c, cfg)
-		p.addUpsert(s, c, sinkPlan{once: appends, age: cfg.CommitAge, upsert: func(log *slog.Logger) (upsertSink, error) {
+		p.addUpsert(s, c, sinkPlan{once: appends, age: cfg.CommitAge, joined: transactions != nil, upsert: func(log *slog.Logger) (upsertSink, error) {
 			return kafkasink.New(*cfg, kafkasink.Options{Name: s.Name, Pipeline: p.file.Name, Log: log, Transactions: transactions})
 		}})
 	case c.Is("redis"):

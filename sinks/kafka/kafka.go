@@ -393,10 +393,19 @@ func (s *Sink) sendAlone(ctx context.Context, items []*bulk.Item) error {
 }
 
 // sendWithin produces in a transaction. A message of which nobody knows whether it is in there is not sent again: the transaction is
-// given up, and so is the tenure.
+// given up, and so is the tenure. What is shown already is in one that is aborted, for the dead letters of what the brokers refuse.
 func (s *Sink) sendWithin(ctx context.Context, p *kafka.Producer, items []*bulk.Item) {
 	defer context.AfterFunc(ctx, func() { p.Fail(context.Cause(ctx)) })()
-	s.produce(items, func(m *kgo.Record, done func(error)) { p.Produce(ctx, m, done) })
+	again := 0
+	for again < len(items) && int64(items[again].Record.Pos.Offset()) < p.Shown() {
+		again++
+	}
+	send := func(m *kgo.Record, done func(error)) { p.Produce(ctx, m, done) }
+	if again > 0 {
+		s.produce(items[:again], send)
+		p.Abort(ctx)
+	}
+	s.produce(items[again:], send)
 	for _, it := range items {
 		if it.Err != nil && !bulk.IsRefused(it.Err) {
 			p.Fail(it.Err)
@@ -430,7 +439,8 @@ func (s *Sink) produce(items []*bulk.Item, send func(m *kgo.Record, done func(er
 	waiting.Wait()
 }
 
-// meaning is what an error says about a message: refused, fatal, or to be written again.
+// meaning is what an error says about a message: refused, fatal, or to be written again. Brokers refuse a batch as a whole: the good messages in
+// it are dead letters too, since in the log others follow already.
 func (s *Sink) meaning(err error) error {
 	switch {
 	case err == nil:

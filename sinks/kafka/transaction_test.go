@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type pipe struct {
 	t       *testing.T
 	address string
 	in, out string
+	dead    string // folder of the dead letters
 	client  *kgo.Client
 	keys    int // of the messages
 	sent    []string
@@ -43,7 +45,7 @@ const (
 )
 
 func newPipe(t *testing.T, address string) *pipe {
-	p := &pipe{t: t, address: address, in: "in-" + name(t), out: "out-" + name(t), client: connect(t, address), keys: 10}
+	p := &pipe{t: t, address: address, in: "in-" + name(t), out: "out-" + name(t), dead: t.TempDir(), client: connect(t, address), keys: 10}
 	t.Cleanup(p.client.Close)
 	forever, small := "-1", "20000"
 	p.must(p.admin().CreateTopic(t.Context(), inPartitions, 1, map[string]*string{"retention.ms": &forever}, p.in))
@@ -169,6 +171,15 @@ func (p *pipe) offsets() (n int64) {
 	return n
 }
 
+func (p *pipe) letters() *deadletter.Sink {
+	p.t.Helper()
+	store, err := objects.Open(p.t.Context(), p.dead, objects.Options{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return deadletter.New(store)
+}
+
 // worker is a process of the pipeline.
 type worker struct {
 	p      *pipe
@@ -182,8 +193,10 @@ type worker struct {
 // settings of a worker.
 type settings struct {
 	age     time.Duration
-	timeout time.Duration
+	timeout time.Duration // of transactions
+	answer  time.Duration // Config.Timeout
 	where   func(*stream.Event) bool
+	beside  stream.Staged[*stream.Event] // another sink; nil: none
 }
 
 // decoder makes an event of each record.
@@ -197,7 +210,7 @@ func (decoder) Decode(r *stream.Record, b *stream.Batch) error {
 func (p *pipe) work(s settings) *worker {
 	p.t.Helper()
 	w := &worker{p: p, wire: &wire{conns: map[net.Conn]bool{}}, done: make(chan error, 1)}
-	cfg := Config{Brokers: []string{p.address}, Topic: p.out, Value: "record", Delay: time.Millisecond, Transactions: true, TransactionTimeout: s.timeout}
+	cfg := Config{Brokers: []string{p.address}, Topic: p.out, Value: "record", Delay: time.Millisecond, Transactions: true, TransactionTimeout: s.timeout, Timeout: s.answer}
 	cfg.EnsureDefaults()
 	transactions := new(kafka.Transactions)
 	Join(transactions, &cfg)
@@ -211,14 +224,13 @@ func (p *pipe) work(s settings) *worker {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	store, err := objects.Open(p.t.Context(), p.t.TempDir(), objects.Options{})
-	if err != nil {
-		p.t.Fatal(err)
+	sinks := []stream.Sink{{Name: "out", Where: s.where, Upsert: sink}}
+	if s.beside != nil {
+		sinks = append(sinks, stream.Sink{Name: "beside", Staged: s.beside})
 	}
 	w.engine, err = stream.New(stream.Config{
 		Name: "clicks", Schema: newSchema(p.t), Decoder: func() stream.Decoder { return decoder{} }, CommitAge: s.age, CommitIdle: s.age,
-		Sinks:       []stream.Sink{{Name: "out", Where: s.where, Upsert: sink}},
-		DeadLetters: deadletter.New(store),
+		Sinks: sinks, DeadLetters: p.letters(),
 	})
 	if err != nil {
 		p.t.Fatal(err)
@@ -356,17 +368,20 @@ func (c *wireConn) Close() error {
 // inTransactions is what holds on every broker.
 func inTransactions(t *testing.T, address string) {
 	for name, test := range map[string]func(*pipe){
-		"messages are shown with their commit":                    shownWithTheCommit,
-		"a killed worker's messages are never shown":              killed,
-		"a worker that was cut off shows nothing more":            cutOff,
-		"a commit whose answer is lost is one":                    lostAnswer,
-		"a commit that nobody heard is none":                      lostCommit,
-		"a transaction that timed out is written again":           timedOut,
-		"a message that the topic does not take is a dead letter": refused,
-		"nothing but such messages is a commit too":               allRefused,
-		"partitions move while messages flow":                     moved,
-		"records that make no message are committed without":      dropped,
-		"what a stop cannot commit holds up no reader":            stoppedHard,
+		"messages are shown with their commit":                         shownWithTheCommit,
+		"a killed worker's messages are never shown":                   killed,
+		"a worker that was cut off shows nothing more":                 cutOff,
+		"a worker that was cut off in its commit is not waited for":    cutOffInCommit,
+		"a message without an answer is given up with its transaction": unanswered,
+		"a commit whose answer is lost is one":                         lostAnswer,
+		"a commit that nobody heard is none":                           lostCommit,
+		"a transaction that timed out is written again":                timedOut,
+		"a message that the topic does not take is a dead letter":      refused,
+		"nothing but such messages is a commit too":                    allRefused,
+		"partitions move while messages flow":                          moved,
+		"records that make no message are committed without":           dropped,
+		"what a stop cannot commit holds up no reader":                 stoppedHard,
+		"a commit that is taken back shows nothing twice":              takenBack,
 	} {
 		t.Run(name, func(t *testing.T) { test(newPipe(t, address)) })
 	}
@@ -435,8 +450,35 @@ func cutOff(p *pipe) {
 	p.check()
 }
 
-// EndTxn and the others by their numbers.
 const endTxn = int16(kmsg.EndTxn)
+
+// The group's offset is in the transaction already: until that has an end nobody knows where to go on.
+func cutOffInCommit(p *pipe) {
+	w := p.work(settings{age: 300 * time.Millisecond})
+	reached := make(chan struct{})
+	var once sync.Once
+	var over atomic.Bool
+	w.wire.set(func(key int16) fate {
+		if key == endTxn {
+			over.Store(true)
+			once.Do(func() { close(reached) })
+		}
+		if over.Load() {
+			return freeze
+		}
+		return pass
+	})
+	p.produce(60)
+	<-reached
+	next := p.work(settings{age: 50 * time.Millisecond})
+	p.check()
+	w.wire.heal()
+	_ = w.stop()
+	if err := next.stop(); err != nil {
+		p.t.Error(err)
+	}
+	p.check()
+}
 
 // once has one request of the kind that ends a transaction meet its fate; then somebody takes the transactional id.
 func (p *pipe) once(w *worker, of fate) (met chan struct{}) {
@@ -499,6 +541,24 @@ func (p *pipe) commitMeets(of fate, written int) {
 	p.check()
 }
 
+func unanswered(p *pipe) {
+	w := p.work(settings{age: 50 * time.Millisecond, answer: 500 * time.Millisecond})
+	var once sync.Once
+	w.wire.set(func(key int16) (of fate) {
+		if key == int16(kmsg.Produce) {
+			once.Do(func() { of = freeze })
+		}
+		return of
+	})
+	p.produce(60)
+	p.check()
+	w.wire.heal() // what was frozen comes at last
+	if err := w.stop(); err != nil {
+		p.t.Error(err)
+	}
+	p.check()
+}
+
 func timedOut(p *pipe) {
 	w := p.work(settings{age: 50 * time.Millisecond, timeout: time.Second})
 	frozen := make(chan struct{}, 100)
@@ -540,6 +600,17 @@ func (p *pipe) settled() bool {
 	return settled
 }
 
+// apart is a key of the source's partition of key 0, in another one of the sink's: a batch is refused as a whole.
+func apart() []byte {
+	to := kgo.StickyKeyPartitioner(nil).ForTopic("")
+	in := func(key []byte, n int) int { return to.Partition(&kgo.Record{Key: key}, n) }
+	zero, key := []byte("0"), []byte("a")
+	for in(key, inPartitions) != in(zero, inPartitions) || in(key, outPartitions) == in(zero, outPartitions) {
+		key[0]++
+	}
+	return key
+}
+
 // large adds a message that the topic does not take, however it is compressed.
 func (p *pipe) large() string {
 	p.t.Helper()
@@ -548,7 +619,7 @@ func (p *pipe) large() string {
 	for i := range noise {
 		noise[i] = byte(random.Uint32())
 	}
-	p.must(nil, p.client.ProduceSync(p.t.Context(), &kgo.Record{Topic: p.in, Key: []byte("1"), Value: noise}).FirstErr())
+	p.must(nil, p.client.ProduceSync(p.t.Context(), &kgo.Record{Topic: p.in, Key: apart(), Value: noise}).FirstErr())
 	p.sent = append(p.sent, string(noise))
 	return string(noise)
 }
@@ -576,6 +647,10 @@ func allRefused(p *pipe) {
 	p.large()
 	w := p.work(settings{age: 100 * time.Millisecond})
 	p.until("the commit", func() bool { return p.offsets() == 1 })
+	open, err := p.admin().ListTransactions(p.t.Context(), nil, []string{"Ongoing"})
+	if err != nil || len(open) > 0 {
+		p.t.Errorf("transactions go on: %v, %v", open, err)
+	}
 	if err := w.stop(); err != nil {
 		p.t.Error(err)
 	}
@@ -627,5 +702,74 @@ func stoppedHard(p *pipe) {
 	p.until("that readers wait for no transaction of the worker that has stopped", p.settled)
 	if n := p.shown(); n > 0 {
 		p.t.Errorf("%d messages are shown of a worker that committed nothing", n)
+	}
+}
+
+// vanishing is a staged sink in whose first process nothing can be published, and in whose second what the first has left is gone.
+type vanishing struct {
+	second bool
+	asked  chan struct{} // closed at the first try
+	once   sync.Once
+}
+
+func (v *vanishing) Open(context.Context, stream.Tenure) (stream.StagedWriter[*stream.Event], error) {
+	return &vanishingWriter{}, nil
+}
+
+func (v *vanishing) Publish(context.Context, stream.Receipt) (err error) {
+	if !v.second {
+		err = errors.New("not now")
+	}
+	v.once.Do(func() {
+		close(v.asked)
+		if v.second {
+			err = stream.ErrExpired
+		}
+	})
+	return err
+}
+
+func (v *vanishing) Withdraw(context.Context, stream.Receipt) error { return nil }
+
+type vanishingWriter struct{ rows int64 }
+
+func (w *vanishingWriter) Write(events []*stream.Event) { w.rows += int64(len(events)) }
+func (w *vanishingWriter) Upload(context.Context) error { return nil }
+func (w *vanishingWriter) Buffered() int64              { return 0 }
+func (w *vanishingWriter) Full() bool                   { return false }
+func (w *vanishingWriter) Discard(context.Context)      {}
+func (w *vanishingWriter) Stage(_ context.Context, p stream.Provenance) ([]stream.Receipt, error) {
+	if w.rows == 0 {
+		return nil, nil
+	}
+	p.File, p.Files, p.FileRows, w.rows = 1, 1, w.rows, 0
+	return []stream.Receipt{{Sink: "beside", Digest: p.Digest(), Body: []byte("{}")}}, nil
+}
+
+func takenBack(p *pipe) {
+	p.keys = 1
+	first := &vanishing{asked: make(chan struct{})}
+	w := p.work(settings{age: 300 * time.Millisecond, beside: first})
+	p.produce(40)
+	noise := p.large()
+	<-first.asked
+	w.kill()
+	shown := p.shown()
+	p.produce(20)
+	w = p.work(settings{age: 100 * time.Millisecond, beside: &vanishing{second: true, asked: make(chan struct{})}})
+	p.check(noise)
+	if err := w.stop(); err != nil {
+		p.t.Error(err)
+	}
+	if n := w.engine.Stats().Records; int(n) < shown+20 {
+		p.t.Errorf("the second worker reads %d records; want the %d of the commit that was taken back again", n, shown)
+	}
+	letters := int64(0)
+	err := p.letters().Inspect(p.t.Context(), "clicks", func(f stream.File) error {
+		letters += f.Provenance.FileRows
+		return f.Err
+	}, nil)
+	if err != nil || letters != 1 {
+		p.t.Errorf("%d dead letters, %v; want one", letters, err)
 	}
 }

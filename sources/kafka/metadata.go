@@ -25,10 +25,13 @@ const metadataLimit = 4096
 //
 // Kind s: nothing is committed, the offset is where the partition was begun. Kind t: the note as it is, UTF-8 as
 // Kafka's strings must be, for operators to read. Kind b: the note in Ascii85, for other bytes; NoteLimit fits.
-// The gap is how many offsets before the group's hold no record, down to the checkpoint.
+// The gap is how many offsets before the group's hold no record, down to the checkpoint. Where a later checkpoint was there before, and
+// was taken back since staged data was gone, the gap is followed by + and how much further it was: what it showed by a transaction is not
+// written again.
 type mark struct {
 	next      int64 // offset after the checkpoint
 	clear     int64 // first offset that may hold a record: the group's offset
+	shown     int64 // the largest offset that next ever was
 	leader    int32 // leader epoch of the last record before clear, kept by the group beside the offset; -1: unknown
 	committed bool  // false: kind s
 	epoch     uint64
@@ -53,7 +56,11 @@ func (m mark) metadata() (string, error) {
 		text := make([]byte, ascii85.MaxEncodedLen(len(m.note)))
 		note = string(text[:ascii85.Encode(text, m.note)])
 	}
-	text := fmt.Sprintf("%s;%d;%x;%d;%d;%s;%s", markVersion, m.epoch, m.topic[:], m.known, m.clear-m.next, kind, note)
+	gap := fmt.Sprint(m.clear - m.next)
+	if m.shown > m.clear {
+		gap = fmt.Sprintf("%s+%d", gap, m.shown-m.clear)
+	}
+	text := fmt.Sprintf("%s;%d;%x;%d;%s;%s;%s", markVersion, m.epoch, m.topic[:], m.known, gap, kind, note)
 	if len(text) > metadataLimit {
 		return "", fmt.Errorf("a note of %d bytes makes offset metadata of %d; the limit is %d", len(m.note), len(text), metadataLimit)
 	}
@@ -63,7 +70,7 @@ func (m mark) metadata() (string, error) {
 // parseMark reads a committed offset. One that another program committed, or that an operator set, has no note of ours
 // and counts as committed: everything before it is done. The leader epoch is not in the metadata.
 func parseMark(offset int64, metadata string) (mark, error) {
-	m := mark{next: offset, clear: offset, leader: -1, committed: offset > 0}
+	m := mark{next: offset, clear: offset, shown: offset, leader: -1, committed: offset > 0}
 	if !anyVersion.MatchString(metadata) {
 		return m, nil
 	}
@@ -89,11 +96,18 @@ func (m *mark) parse(parts []string) (err error) {
 		return fmt.Errorf("partitions: %w", err)
 	}
 	m.known = int32(known)
-	gap, err := strconv.ParseInt(parts[4], 10, 64)
+	text, more, back := strings.Cut(parts[4], "+")
+	gap, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || gap < 0 || gap > m.clear {
 		return fmt.Errorf("gap %q; want 0 to the offset, %d", parts[4], m.clear)
 	}
-	m.next = m.clear - gap
+	if m.next, m.shown = m.clear-gap, m.clear-gap; back {
+		further, err := strconv.ParseInt(more, 10, 64)
+		if err != nil || further <= 0 || m.clear+further < m.clear {
+			return fmt.Errorf("gap %q; want how much further the checkpoint was after +", parts[4])
+		}
+		m.shown = m.clear + further
+	}
 	switch parts[5] {
 	case "s":
 		m.committed = false

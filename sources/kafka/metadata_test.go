@@ -21,6 +21,8 @@ func TestMarkSurvivesTheMetadata(t *testing.T) {
 		{next: 7, clear: 7, committed: true, note: []byte(`{"v":1;"x":"ü;"}`)},
 		{next: 7, clear: 1<<63 - 1, committed: true, note: bytes.Repeat([]byte{0, 255}, stream.NoteLimit/2), epoch: 1<<64 - 1, known: 1<<31 - 1},
 		{next: 7, clear: 7, committed: true, note: make([]byte, stream.NoteLimit)},
+		{next: 7, clear: 9, shown: 10, committed: true},
+		{next: 7, clear: 7, shown: 1<<63 - 1, committed: true},
 		{next: 7, clear: 7, committed: true, note: []byte(strings.Repeat("€", stream.NoteLimit/3))},
 	} {
 		text, err := m.metadata()
@@ -31,7 +33,7 @@ func TestMarkSurvivesTheMetadata(t *testing.T) {
 			t.Errorf("%+v: brokers would change %q, which is not UTF-8", m, text)
 		}
 		got, err := parseMark(m.clear, text)
-		if err != nil || got.known != m.known || got.next != m.next || got.clear != m.clear || got.committed != m.committed || got.epoch != m.epoch || got.topic != m.topic || !bytes.Equal(got.note, m.note) {
+		if m.shown = max(m.shown, m.next); err != nil || got.shown != m.shown || got.known != m.known || got.next != m.next || got.clear != m.clear || got.committed != m.committed || got.epoch != m.epoch || got.topic != m.topic || !bytes.Equal(got.note, m.note) {
 			t.Errorf("%.60q became %+.300v, %v", text, got, err)
 		}
 	}
@@ -45,7 +47,7 @@ func TestMetadataThatIsNotOursIsNoNote(t *testing.T) {
 	}
 	id := strings.Repeat("00", 16)
 	for _, text := range []string{
-		"mr2;x;" + id + ";4;0;t;", "mr2;1;00;4;0;t;", "mr2;1;" + id + ";;0;t;", "mr2;1;" + id + ";4;0;?;", "mr2;1;" + id + ";4;0;b;vvvvv", "mr2;1;" + id + ";4;4;t;", "mr2;1;" + id + ";4;-1;t;",
+		"mr2;x;" + id + ";4;0;t;", "mr2;1;00;4;0;t;", "mr2;1;" + id + ";;0;t;", "mr2;1;" + id + ";4;0;?;", "mr2;1;" + id + ";4;0;b;vvvvv", "mr2;1;" + id + ";4;4;t;", "mr2;1;" + id + ";4;-1;t;", "mr2;1;" + id + ";4;0+0;t;", "mr2;1;" + id + ";4;0+;t;", "mr2;1;" + id + ";4;0+9223372036854775807;t;",
 		"mr1;1;" + id + ";4;t;", "mr3;1;" + id + ";4;0;t;", "mr2;1;2;4",
 	} {
 		if _, err := parseMark(3, text); err == nil {
@@ -57,13 +59,14 @@ func TestMetadataThatIsNotOursIsNoNote(t *testing.T) {
 func FuzzParseMark(f *testing.F) {
 	f.Add("mr2;1;00000000000000000000000000000000;4;2;t;note")
 	f.Add("mr2;1;00000000000000000000000000000000;4;0;b;zz!!")
+	f.Add("mr2;1;00000000000000000000000000000000;4;0+7;t;note")
 	f.Fuzz(func(t *testing.T, text string) {
 		m, err := parseMark(5, text)
 		if err != nil || !strings.HasPrefix(text, "mr2;") || m.clear != 5 {
 			return
 		}
 		if again, err := m.metadata(); err == nil {
-			if n, err := parseMark(5, again); err != nil || !bytes.Equal(n.note, m.note) || n.next != m.next || n.epoch != m.epoch {
+			if n, err := parseMark(5, again); err != nil || !bytes.Equal(n.note, m.note) || n.next != m.next || n.shown != m.shown || n.epoch != m.epoch {
 				t.Errorf("%q became %q: %+v, %v", text, again, n, err)
 			}
 		}

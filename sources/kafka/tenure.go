@@ -44,6 +44,7 @@ type tenure struct {
 	epoch    uint64
 	mark     mark
 	producer *Producer // nil without transactions
+	shown    int64     // mark's, and later that of the last commit; the engine's goroutine has it
 
 	ctx    context.Context // ends when the tenure stops delivering
 	cancel context.CancelFunc
@@ -184,10 +185,13 @@ func (t *tenure) claim(marks func() (map[partition]mark, error)) error {
 			return err
 		}
 		m.known = max(t.id+1, int32(len(topic.Partitions)))
-		m.clear, m.leader = m.next, -1
+		m.clear, m.shown, m.leader = m.next, m.next, -1
 	}
 	m.topic, m.epoch = id, max(m.epoch+1, t.generation)
-	t.mark, t.epoch = m, m.epoch
+	t.mark, t.epoch, t.shown = m, m.epoch, m.shown
+	if t.producer != nil {
+		t.producer.shown = m.shown
+	}
 	return t.run.retry(t.ctx, "claim of a partition failed", func(ctx context.Context) error { return t.store(ctx, m) })
 }
 
@@ -481,10 +485,11 @@ func (t *tenure) sawEnd(end int64) {
 func (t *tenure) Commit(ctx context.Context, c stream.Checkpoint) error {
 	next := int64(c.Pos.Offset()) + 1
 	clear := t.clearAfter(next)
-	m := mark{next: next, clear: clear, leader: t.leaderAt(clear - 1), committed: true, epoch: t.epoch, topic: t.mark.topic, known: t.mark.known, note: c.Note}
+	m := mark{next: next, clear: clear, shown: max(t.shown, next), leader: t.leaderAt(clear - 1), committed: true, epoch: t.epoch, topic: t.mark.topic, known: t.mark.known, note: c.Note}
 	if err := t.store(ctx, m); err != nil {
 		return fmt.Errorf("commit of %s: %w", t, err)
 	}
+	t.shown = m.shown
 	t.committedTo(next)
 	return nil
 }

@@ -58,6 +58,7 @@ type Producer struct {
 	id     string // transactional
 	client *kgo.Client
 	gone   func(error) // is told once that the transaction is lost
+	shown  int64       // see Shown
 
 	mu      sync.Mutex
 	begun   bool // a transaction
@@ -111,6 +112,10 @@ func (p *Producer) denied(err error) error {
 	}
 	return err
 }
+
+// Shown is the offset of the source before which every record's messages are seen, by an earlier commit. Such a record comes again when
+// the engine goes back behind a commit whose staged data is gone.
+func (p *Producer) Shown() int64 { return p.shown }
 
 var errOver = errors.New("the transaction is lost")
 
@@ -177,6 +182,15 @@ func (p *Producer) end(ctx context.Context, how kgo.TransactionEndTry) error {
 	defer p.mu.Unlock()
 	p.begun, p.written = false, false
 	return nil
+}
+
+// Abort ends the transaction. What was produced in it is never seen.
+func (p *Producer) Abort(ctx context.Context) {
+	if begun, _ := p.holds(); begun {
+		if err := p.end(ctx, kgo.TryAbort); err != nil {
+			p.Fail(err)
+		}
+	}
 }
 
 // close ends the producer. Readers do not have to wait until a transaction that it leaves times out.

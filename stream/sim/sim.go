@@ -64,6 +64,9 @@ type Sink struct {
 	Where  func(*stream.Event) bool // nil: every event
 	Upsert bool                     // written ahead of the commit, by identity; else in two phases
 
+	// Joined: what an upsert sink is written is in a transaction that the commit ends, and nobody sees it before. It cannot be set aside.
+	Joined bool
+
 	// Spool is what sets the writes of an upsert sink aside while its server does not take them: on_stall: spool. nil: the
 	// commit waits.
 	Spool Spool
@@ -129,7 +132,7 @@ const (
 	Twice       Rule = "twice"       // a row is there twice, at any moment
 	Wrong       Rule = "wrong"       // a row that nothing asked for, or that says something else than its record
 	Order       Rule = "order"       // a record is visible before an earlier one of its key; with a spool, of its key and shard
-	Uncommitted Rule = "uncommitted" // a file is visible that no commit covers, at any moment: a zombie's
+	Uncommitted Rule = "uncommitted" // a file or a row of a transaction is visible that no commit covers, at any moment: a zombie's
 	Behind      Rule = "behind"      // a commit covers a record that an upsert sink has not got, and its spool neither
 	Unverified  Rule = "unverified"  // verify finds a problem, or its counts are not right
 	Stuck       Rule = "stuck"       // the work does not end, or a process does not, or it ends with an error

@@ -68,6 +68,14 @@ func testPipeline(t *testing.T) *Pipeline {
 	}
 }
 
+// joinedPipeline has a third upsert sink, whose rows are in the commit's transaction. (It is a fence of its own, so the other pipeline
+// does without.)
+func joinedPipeline(t *testing.T) *Pipeline {
+	p := testPipeline(t)
+	p.Sinks = append(p.Sinks, Sink{Name: "onward", Upsert: true, Joined: true})
+	return p
+}
+
 // wordDecoder makes an event of each word.
 type wordDecoder struct{}
 
@@ -140,16 +148,18 @@ func TestScheduleKeepsThePromise(t *testing.T) {
 	if testing.Short() {
 		runs = 30
 	}
-	r := &Runner{Pipeline: testPipeline(t)}
-	var sum Counts
-	for seed := range uint64(runs) {
-		result := r.Run(NewSchedule(r.Pipeline, seed))
-		for _, v := range result.Violations {
-			t.Errorf("seed %d: %s", seed, v)
+	for _, p := range []*Pipeline{testPipeline(t), joinedPipeline(t)} {
+		r := &Runner{Pipeline: p}
+		var sum Counts
+		for seed := range uint64(runs) {
+			result := r.Run(NewSchedule(r.Pipeline, seed))
+			for _, v := range result.Violations {
+				t.Errorf("%d sinks, seed %d: %s", len(p.Sinks), seed, v)
+			}
+			sum.Add(result.Counts)
 		}
-		sum.Add(result.Counts)
+		t.Logf("%d sinks: %+v", len(p.Sinks), sum)
 	}
-	t.Logf("%+v", sum)
 }
 
 func TestSeedReplaysExactly(t *testing.T) {
@@ -182,9 +192,13 @@ func TestBrokenEngineIsCaught(t *testing.T) {
 		"the checkpoint holds no receipts":    {loseReceipts: true},
 		"children begin before parents ended": {earlyChildren: true},
 		"an upsert sink is behind a commit":   {skipFlush: true},
+		"a transaction outlives its owner":    {openForever: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &Runner{Pipeline: testPipeline(t), breakage: broken}
+			if broken.openForever {
+				r.Pipeline = joinedPipeline(t)
+			}
 			for seed := range uint64(within) {
 				if v := r.Run(NewSchedule(r.Pipeline, seed)).Violations; len(v) > 0 {
 					t.Logf("seed %d: %s", seed, v[0])

@@ -267,22 +267,26 @@ func (w *world) expire(of func(process int) bool) {
 
 // upsert is a sink whose rows are keyed by their identity.
 type upsert struct {
-	p    *process
-	name string
+	p      *process
+	name   string
+	joined bool
 }
 
 func (s upsert) Open(ctx context.Context, t stream.Tenure) (stream.UpsertWriter, error) {
 	sh := s.p.world.find(t.Partition)
 	call := Call{Shard: sh.number, Name: s.name + ".open"}
-	if err := s.p.call(ctx, call, func() error { return nil }); err != nil {
+	var shown stream.Position
+	if err := s.p.call(ctx, call, func() error { shown = sh.shown; return nil }); err != nil {
 		return nil, err
 	}
-	return &upsertWriter{sink: s, shard: sh.number}, nil
+	return &upsertWriter{sink: s, shard: sh.number, epoch: t.Epoch, shown: shown}, nil
 }
 
 type upsertWriter struct {
 	sink    upsert
 	shard   int
+	epoch   uint64
+	shown   stream.Position // when the tenure began
 	waiting []pendingRow
 }
 
@@ -310,8 +314,17 @@ func (m *upsertWriter) Flush(ctx context.Context) ([]*stream.DeadLetter, error) 
 	for len(m.waiting) > 0 {
 		some := slices.Clone(m.waiting[:min(rowsPerCall, len(m.waiting))])
 		err := m.sink.p.call(ctx, Call{Shard: m.shard, Name: m.sink.name + ".flush"}, func() error {
+			sh := w.shards[m.shard]
+			if m.sink.joined && sh.epoch != m.epoch {
+				return stream.ErrLost // somebody has taken over the producer
+			}
 			for _, r := range some {
-				if !w.breakage.skipFlush && !w.refuses(m.sink.name, r.rowID) {
+				switch {
+				case w.breakage.skipFlush || w.refuses(m.sink.name, r.rowID):
+				case m.sink.joined && r.pos.Compare(m.shown) <= 0 && m.shown != (stream.Position{}): // a commit was taken back
+				case m.sink.joined:
+					sh.add(m.sink.name, r.row)
+				default:
 					w.upsert(m.sink.name, r.row)
 				}
 			}
@@ -328,6 +341,45 @@ func (m *upsertWriter) Flush(ctx context.Context) ([]*stream.DeadLetter, error) 
 		m.waiting = m.waiting[len(some):]
 	}
 	return dead, nil
+}
+
+// transaction is what a tenure has written to one sink, in order, since its last commit; and all that it ever has: a request that comes
+// again changes nothing, however late.
+type transaction struct {
+	rows []row
+	ever map[rowID]bool
+}
+
+func (s *shard) add(sink string, r row) {
+	t := s.transactions[sink]
+	if t == nil {
+		t = &transaction{ever: map[rowID]bool{}}
+		s.transactions[sink] = t
+	}
+	if !t.ever[r.rowID] {
+		t.ever[r.rowID] = true
+		t.rows = append(t.rows, r)
+	}
+}
+
+// showJoined ends the transaction of a commit up to pos: all that is in it is visible.
+func (w *world) showJoined(sh *shard, pos stream.Position) {
+	for _, sink := range w.order {
+		t := sh.transactions[sink]
+		if t == nil {
+			continue
+		}
+		for _, r := range t.rows {
+			if r.pos.Compare(pos) > 0 {
+				w.violate(Uncommitted, sink, sh.name, r.pos, "it is visible with the commit up to %s", pos)
+			}
+			if _, again := w.sinks[sink].upserts[r.rowID]; again {
+				w.checkRow(w.sinks[sink], sh, r, true, "a transaction")
+			}
+			w.upsert(sink, r)
+		}
+		t.rows = nil
+	}
 }
 
 // refusal is what an upsert sink says to a row that it will never take.

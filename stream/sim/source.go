@@ -33,6 +33,9 @@ type shard struct {
 	version  int               // of the commit, within the tenure
 	verified int               // records of the log that were looked for in the upsert sinks
 	judge    *oracle
+
+	transactions map[string]*transaction // of the tenure, by sink
+	shown        stream.Position         // the largest that was ever committed
 }
 
 func shardName(n int) string { return fmt.Sprintf("shard-%d", n) }
@@ -41,7 +44,7 @@ func shardName(n int) string { return fmt.Sprintf("shard-%d", n) }
 func (w *world) shard(n int) *shard {
 	for len(w.shards) <= n {
 		i := len(w.shards)
-		w.shards = append(w.shards, &shard{number: i, name: shardName(i), closed: true, ended: true, commits: map[commitID]bool{}})
+		w.shards = append(w.shards, &shard{number: i, name: shardName(i), closed: true, ended: true, commits: map[commitID]bool{}, transactions: map[string]*transaction{}})
 	}
 	s := w.shards[n]
 	if s.judge == nil {
@@ -247,6 +250,9 @@ func (s *source) mayTake(sh *shard) bool {
 // grab makes a tenure. The epoch of a lease that was granted already, but whose reply was lost, may as well grow once more.
 func (s *source) grab(sh *shard) *assignment {
 	sh.owner, sh.epoch, sh.renewed, sh.version = s.p.number, sh.epoch+1, time.Now(), 0
+	if !s.p.world.breakage.openForever {
+		clear(sh.transactions)
+	}
 	a := &assignment{p: s.p, shard: sh.number, epoch: sh.epoch, done: make(chan struct{}), ended: make(chan struct{})}
 	if sh.commit != nil {
 		c := *sh.commit
@@ -441,6 +447,10 @@ func (a *assignment) Commit(ctx context.Context, c stream.Checkpoint) error {
 		}
 		if w.breakage.loseReceipts {
 			c.Note = withoutReceipts(c.Note)
+		}
+		w.showJoined(sh, c.Pos)
+		if c.Pos.Compare(sh.shown) > 0 {
+			sh.shown = c.Pos
 		}
 		w.checkCommit(sh, c)
 		sh.commit, sh.version = &c, version

@@ -74,6 +74,7 @@ type breakage struct {
 	loseReceipts  bool // the checkpoint does not hold the receipts
 	earlyChildren bool // children are assigned before their parents have ended
 	skipFlush     bool // the upsert sinks acknowledge what they have not stored
+	openForever   bool // a new owner goes on with the last one's transaction
 }
 
 func newWorld(p *Pipeline, s *Schedule, b breakage, keepTrace bool) *world {
@@ -421,7 +422,7 @@ func (p *process) config() (stream.Config, []Spooled) {
 			spools = append(spools, spool)
 			sink.Upsert = spool
 		case s.Upsert:
-			sink.Upsert = upsert{p, s.Name}
+			sink.Upsert = upsert{p, s.Name, s.Joined}
 		default:
 			sink.Staged = &staged[*stream.Event]{p, s.Name, w.eventRow}
 		}
