@@ -275,7 +275,7 @@ type upsert struct {
 func (s upsert) Open(ctx context.Context, t stream.Tenure) (stream.UpsertWriter, error) {
 	sh := s.p.world.find(t.Partition)
 	call := Call{Shard: sh.number, Name: s.name + ".open"}
-	var shown stream.Position
+	var shown *stream.Position
 	if err := s.p.call(ctx, call, func() error { shown = sh.shown; return nil }); err != nil {
 		return nil, err
 	}
@@ -286,7 +286,7 @@ type upsertWriter struct {
 	sink    upsert
 	shard   int
 	epoch   uint64
-	shown   stream.Position // when the tenure began
+	shown   *stream.Position // when the tenure began
 	waiting []pendingRow
 }
 
@@ -321,7 +321,7 @@ func (m *upsertWriter) Flush(ctx context.Context) ([]*stream.DeadLetter, error) 
 			for _, r := range some {
 				switch {
 				case w.breakage.skipFlush || w.refuses(m.sink.name, r.rowID):
-				case m.sink.joined && r.pos.Compare(m.shown) <= 0 && m.shown != (stream.Position{}): // a commit was taken back
+				case m.sink.joined && m.shown != nil && r.pos.Compare(*m.shown) <= 0: // a commit was taken back
 				case m.sink.joined:
 					sh.add(m.sink.name, r.row)
 				default:

@@ -35,7 +35,7 @@ type shard struct {
 	judge    *oracle
 
 	transactions map[string]*transaction // of the tenure, by sink
-	shown        stream.Position         // the largest that was ever committed
+	shown        *stream.Position        // the largest that was ever committed
 }
 
 func shardName(n int) string { return fmt.Sprintf("shard-%d", n) }
@@ -449,8 +449,8 @@ func (a *assignment) Commit(ctx context.Context, c stream.Checkpoint) error {
 			c.Note = withoutReceipts(c.Note)
 		}
 		w.showJoined(sh, c.Pos)
-		if c.Pos.Compare(sh.shown) > 0 {
-			sh.shown = c.Pos
+		if sh.shown == nil || c.Pos.Compare(*sh.shown) > 0 {
+			sh.shown = &c.Pos
 		}
 		w.checkCommit(sh, c)
 		sh.commit, sh.version = &c, version
