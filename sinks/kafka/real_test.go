@@ -37,6 +37,6 @@ func TestRealKafkaMessagesInTransactions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.Stop()
+	t.Cleanup(b.Stop)
 	inTransactions(t, b.Plain)
 }
