@@ -23,6 +23,7 @@ import (
 	"github.com/millrace-io/millrace/sinks/deadletter"
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/origin"
+	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/sources/kafka"
 	"github.com/millrace-io/millrace/stream"
 	"github.com/millrace-io/millrace/testenv/broker"
@@ -381,6 +382,7 @@ func inTransactions(t *testing.T, address string) {
 		"partitions move while messages flow":                          moved,
 		"records that make no message are committed without":           dropped,
 		"what a stop cannot commit holds up no reader":                 stoppedHard,
+		"what is of another source is in no transaction":               ofAnotherSource,
 		"a commit that is taken back shows nothing twice":              takenBack,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -710,6 +712,29 @@ func stoppedHard(p *pipe) {
 	p.until("that readers wait for no transaction of the worker that has stopped", p.settled)
 	if n := p.shown(); n > 0 {
 		p.t.Errorf("%d messages are shown of a worker that committed nothing", n)
+	}
+}
+
+// A replay of dead letters has tenures of its own, which no commit of the source holds.
+func ofAnotherSource(p *pipe) {
+	cfg := Config{Brokers: []string{p.address}, Topic: p.out, Value: "record", Transactions: true}
+	transactions := new(kafka.Transactions)
+	Join(transactions, &cfg)
+	sink, err := New(cfg, Options{Name: "out", Pipeline: "clicks", Transactions: transactions})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	w, err := sink.Writer(stream.Tenure{Partition: "dlq-000001/all/" + p.in + "-0", Schema: newSchema(p.t)})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer w.Close()
+	w.Write(sinktest.Events(newSchema(p.t))(0, 10))
+	if _, err := w.Flush(p.t.Context()); err != nil {
+		p.t.Fatal(err)
+	}
+	if n := p.shown(); n != 10 {
+		p.t.Errorf("%d of 10 messages are shown", n)
 	}
 }
 

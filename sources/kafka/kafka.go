@@ -21,6 +21,8 @@
 // a token endpoint, kills and restarts. Not run, for want of a cluster: AWS MSK. Its IAM mechanism is tested up to the bytes
 // that it sends, signed with credentials of the SDK's chain; no MSK broker has judged them.
 //
+// Sinks of the same cluster can be part of the commits: transaction.go.
+//
 // Read kafka.go (a run from start to stop), topics.go (what is read), tenure.go (one partition's life), reader.go (fetching,
 // memory), metadata.go (what the group keeps), sasl.go.
 package kafka
