@@ -34,7 +34,7 @@ const (
 	lakeEntry   = `  lake: { parquet: { url: "s3://lake/clicks", partition_by: [date], compression: zstd, compression_level: 3, roll: { size: 128MiB, age: 60s, idle: 20s } } }` + "\n"
 	searchEntry = `  search: { opensearch: { url: "%s", index: "clicks-{date}", alias: clicks, replicas: 0 } }` + "\n"
 	tableEntry  = `  table: { dynamodb: { table: clicks, key: { pk: %s } } }` + "\n"
-	topicEntry  = `  topic: { kafka: { brokers: ["%s"], topic: out, value: %s } }` + "\n"
+	topicEntry  = `  topic: { kafka: { brokers: ["%s"], topic: out, value: %s, transactions: %v } }` + "\n"
 )
 
 // sinkCase is one row of the table.
@@ -46,6 +46,7 @@ type sinkCase struct {
 	lake    bool
 	search  bool
 	topic   string  // what its messages hold; empty: there is none
+	joined  bool    // they are in the transactions of the commits, on the source's broker; markers count as writes there
 	cpu     float64 // bar, CPU seconds per million events; of a sink alone, above those of the first row
 	rss     int64   // bar, MB; 0: none
 	exactly bool    // each event is one write
@@ -60,6 +61,7 @@ func sinkCases() []sinkCase {
 		{name: "dynamodb, 2,000 users", users: 2000, key: "user", cpu: 12},
 		{name: "kafka, json", users: 1_000_000, topic: "json", cpu: 4, exactly: true},
 		{name: "kafka, records", users: 1_000_000, topic: "record", cpu: 4, exactly: true},
+		{name: "kafka, transactions", users: 1_000_000, topic: "record", joined: true, cpu: 4},
 		{name: "three, a key each", users: 1_000_000, lake: true, search: true, key: "event_id", cpu: 25, rss: 600, exactly: true},
 		{name: "three, 2,000 users", users: 2000, lake: true, search: true, key: "user", cpu: 25, rss: 600},
 	}
@@ -80,7 +82,7 @@ func (o options) sinks(ctx context.Context) error {
 	fmt.Printf("%-22s %14s %8s %12s %8s %13s %10s %12s %8s\n", "sinks", "CPU-s/million", "of it", "bar", "parquet", "writes/event", "events/s", "peak RSS", "wall")
 	base, parquet := 0.0, 0.0
 	for _, users := range []int{1_000_000, 2000} {
-		broker, addr, err := start(ctx, filepath.Join(dir, "broker"), "-topic", "clicks", "-partitions", "4")
+		broker, addr, err := start(ctx, filepath.Join(dir, "broker"), "-topic", "clicks,out", "-partitions", "4")
 		if err != nil {
 			return err
 		}
@@ -170,8 +172,10 @@ func (o options) sink(ctx context.Context, dir, bin, broker string, c sinkCase) 
 	}
 	out := ""
 	if c.topic != "" {
-		out = launch(filepath.Join(bin, "broker"), "-topic", "out", "-partitions", "4")
-		entries += fmt.Sprintf(topicEntry, out, c.topic)
+		if out = broker; !c.joined {
+			out = launch(filepath.Join(bin, "broker"), "-topic", "out", "-partitions", "4")
+		}
+		entries += fmt.Sprintf(topicEntry, out, c.topic, c.joined)
 	}
 	admin, addressErr := freeAddress(ctx)
 	if err != nil || addressErr != nil {
