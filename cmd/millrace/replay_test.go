@@ -45,7 +45,7 @@ func TestReplayFillsASinkAgainAndChangesNothingElse(t *testing.T) {
 	}
 	before := s.snapshot()
 	s.replay("search: 600 events written, 0 refused", "--into", "search", file)
-	s.replay("profiles: 108 events written", "--from", "2026-01-02", "--to", "2026-01-03", "--into", "profiles", file)
+	s.replay("profiles: 110 events written", "--from", "2026-01-02", "--to", "2026-01-03", "--into", "profiles", file)
 	if s.snapshot() != before {
 		t.Error("a replay of what is there changed something")
 	}

@@ -43,11 +43,15 @@ func newSchema(t testing.TB, declared ...stream.Column) *stream.Schema {
 // scripts are the sink's, in Go.
 func scripts() map[string]func(source, params map[string]any) string {
 	out := map[string]func(source, params map[string]any) string{}
-	for _, action := range []string{"index", "update", "delete"} {
-		for _, o := range []stream.Ordering{stream.ByPosition, stream.ByTime} {
+	for _, o := range []Options{{}, {Ordering: stream.ByTime}, {Mend: true}, {Ordering: stream.ByTime, Mend: true}} {
+		for _, action := range []string{"create", "index", "update", "delete"} {
 			out[script(action, o)] = func(source, params map[string]any) string {
-				if old, ok := source["_position"]; ok && !o.Later(placeOf(params["p"], params["v"], params["t"]), placeOf(source["_partition"], old, source["_time"])) {
-					return "none"
+				if old, ok := source["_position"]; ok {
+					same := o.Mend && old == params["v"] && source["_partition"] == params["p"]
+					later := action != "create" && o.Ordering.Later(placeOf(params["p"], params["v"], params["t"]), placeOf(source["_partition"], old, source["_time"]))
+					if !same && !later {
+						return "none"
+					}
 				}
 				doc := params["doc"].(map[string]any)
 				if action != "update" || source["_deleted"] != nil || doc["_deleted"] != nil {
@@ -171,15 +175,17 @@ func deletes(e *stream.Event) bool { return e.Values[stream.EventType].Text() ==
 // backend is the suite's view of a server. fail is nil where a proxy does that.
 func backend(t *testing.T, cfg Config, short bool, shape sinktest.Shape, fail func(...sinktest.Fault)) sinktest.UpsertBackend {
 	schema := newSchema(t)
-	b := sinktest.UpsertBackend{
-		Schema: schema, Shape: shape, Fail: fail,
-		New: func(t *testing.T, o stream.Ordering) stream.Upsert {
-			options := Options{Schema: schema, Ordering: o, Short: short && o == stream.ByPosition}
+	as := func(mend bool) func(t *testing.T, o stream.Ordering) stream.Upsert {
+		return func(t *testing.T, o stream.Ordering) stream.Upsert {
+			options := Options{Schema: schema, Ordering: o, Mend: mend, Short: short && o == stream.ByPosition}
 			if shape == sinktest.Keyed {
 				options.Delete = deletes
 			}
 			return open(t, cfg, options)
-		},
+		}
+	}
+	b := sinktest.UpsertBackend{
+		Schema: schema, Shape: shape, Fail: fail, New: as(false), Mend: as(true),
 		Contents: func(t *testing.T) []sinktest.Held { return held(t, open(t, cfg, Options{Schema: schema})) },
 		Poison:   func(e *stream.Event) { e.Values[stream.Price] = stream.StringValue("expensive") },
 	}

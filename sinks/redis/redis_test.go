@@ -156,6 +156,9 @@ func backend(t *testing.T, address, prefix string) sinktest.UpsertBackend {
 		New: func(t *testing.T, o stream.Ordering) stream.Upsert {
 			return open(t, p, Config{Prefix: prefix}, Options{Schema: schema, Ordering: o, Delete: deletes})
 		},
+		Mend: func(t *testing.T, o stream.Ordering) stream.Upsert {
+			return open(t, p, Config{Prefix: prefix}, Options{Schema: schema, Ordering: o, Delete: deletes, Mend: true})
+		},
 		Contents: func(t *testing.T) []sinktest.Held { return held(t, address, prefix) },
 		Poison:   func(e *stream.Event) { e.Values[stream.Price] = stream.FloatValue(math.NaN()) },
 		Delete:   func(e *stream.Event) { e.Values[stream.EventType] = stream.StringValue("forget") },

@@ -277,10 +277,15 @@ func (r *run) openTable(ctx context.Context, arn string, now time.Time) error {
 		return stream.Fatal(fmt.Errorf("%s belongs to stream %s, this pipeline reads %s: another pipeline has the same name; rename one of them, or set table",
 			r.connection.table, r.origin.ARN, arn))
 	case r.origin.Created != want.Created:
-		return stream.Fatal(fmt.Errorf("stream %q was deleted and created again since the last run, so the stored sequence numbers mean nothing; "+
-			"delete %s to start anew", r.cfg.Stream, r.connection.table))
+		return r.createdAgain()
 	}
 	return nil
+}
+
+// createdAgain says what to do about a stream that is not the one that the table's sequence numbers are of.
+func (r *run) createdAgain() error {
+	return stream.Fatal(fmt.Errorf("stream %q was deleted and created again since the last run, so the stored sequence numbers mean nothing; "+
+		"delete %s to start anew", r.cfg.Stream, r.connection.table))
 }
 
 // partitions is what lease.Worker may own.
