@@ -17,15 +17,19 @@ import (
 // forgetfulRecords adds a file of clicks of 6 days for 40 users, and what some of them forget.
 func (s *threeSinks) forgetfulRecords() {
 	s.t.Helper()
-	var b strings.Builder
-	for i := range 600 {
+	s.write(filepath.Join("in", "a.jsonl"), strings.Join(forgetful(600), ""))
+}
+
+// forgetful are lines of n clicks, 100 a day, and every 50th is about a user who wants to be forgotten.
+func forgetful(n int) (lines []string) {
+	for i := range n {
 		kind := "click"
 		if i%50 == 49 {
 			kind = "forget"
 		}
-		fmt.Fprintf(&b, `{"event_id":"e-%d","event_type":%q,"event_time":"2026-01-0%dT03:04:05Z","user_id":"u%d","price":%d.5}`+"\n", i, kind, 1+i/100, i%40, i)
+		lines = append(lines, fmt.Sprintf(`{"event_id":"e-%d","event_type":%q,"event_time":"2026-01-0%dT03:04:05Z","user_id":"u%d","price":%d.5}`+"\n", i, kind, 1+i/100, i%40, i))
 	}
-	s.write(filepath.Join("in", "a.jsonl"), b.String())
+	return lines
 }
 
 func (s *threeSinks) replay(want string, args ...string) {

@@ -119,7 +119,7 @@ func (r *reread) pass(partition string, events []*stream.Event, where func(*stre
 func (r *reread) notes() []string {
 	var notes []string
 	if r.left > 0 {
-		notes = append(notes, fmt.Sprintf("%s dead letters of the pipeline and left alone: dlq replay brings them to all sinks", are(r.left, "record")))
+		notes = append(notes, count(r.left, "record")+" left to dlq replay, which brings dead letters to all sinks")
 	}
 	if len(r.cut) > 0 {
 		since := "what was committed"
@@ -129,12 +129,4 @@ func (r *reread) notes() []string {
 		notes = append(notes, fmt.Sprintf("the log may no longer have all of %s, and what it has removed is not written: %s", since, strings.Join(r.cut, ", ")))
 	}
 	return notes
-}
-
-// are is count with the verb.
-func are(n int64, what string) string {
-	if n == 1 {
-		return count(n, what) + " is"
-	}
-	return count(n, what) + " are"
 }

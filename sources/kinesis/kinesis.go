@@ -228,13 +228,9 @@ func (r *run) openStream() error {
 	var summary *types.StreamDescriptionSummary
 	var now time.Time
 	for summary == nil || summary.StreamStatus == types.StreamStatusCreating {
-		err := r.bounded(r.ctx, func(ctx context.Context) error {
-			out, err := r.kinesis.DescribeStreamSummary(ctx, &kinesis.DescribeStreamSummaryInput{StreamName: &r.cfg.Stream})
-			if err != nil {
-				return explain("look up", r.String(), err)
-			}
-			summary, now = out.StreamDescriptionSummary, serverTime(out.ResultMetadata)
-			return nil
+		err := r.bounded(r.ctx, func(ctx context.Context) (err error) {
+			summary, now, err = r.describe(ctx)
+			return err
 		})
 		if err != nil {
 			return err
@@ -314,12 +310,13 @@ func (r *run) begin(l *lease.Lease) {
 // share is how many bytes one shard may read in advance.
 func (r *run) share() int64 { return max(64<<10, r.cfg.Fetch.MaxBytes/max(1, r.tenures.Load())) }
 
-func (r *run) describe(ctx context.Context) (*types.StreamDescriptionSummary, error) {
+// describe looks the stream up, at a time of the service's clock.
+func (r *run) describe(ctx context.Context) (*types.StreamDescriptionSummary, time.Time, error) {
 	out, err := r.kinesis.DescribeStreamSummary(ctx, &kinesis.DescribeStreamSummaryInput{StreamName: &r.cfg.Stream})
 	if err != nil {
-		return nil, explain("look up", r.String(), err)
+		return nil, time.Time{}, explain("look up", r.String(), err)
 	}
-	return out.StreamDescriptionSummary, nil
+	return out.StreamDescriptionSummary, serverTime(out.ResultMetadata), nil
 }
 
 // bounded gives a call or two a deadline.

@@ -26,7 +26,7 @@ func (s *Source) Reread(ctx context.Context, since time.Time, ends map[string]st
 		return nil, err
 	}
 	r := &run{Source: s, connection: c, ctx: ctx}
-	summary, err := r.describe(ctx)
+	summary, now, err := r.describe(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -47,10 +47,10 @@ func (s *Source) Reread(ctx context.Context, since time.Time, ends map[string]st
 	if r.origin.Start.After(since) {
 		since = r.origin.Start
 	}
-	if since.After(time.Now()) { // the service refuses such a time
+	if since.After(now) { // the service refuses such a time
 		return nil, nil
 	}
-	horizon := time.Now().Add(-time.Duration(aws.ToInt32(summary.RetentionPeriodHours)) * time.Hour)
+	horizon := now.Add(-time.Duration(aws.ToInt32(summary.RetentionPeriodHours)) * time.Hour)
 	cut := horizon.After(since) && horizon.UnixMilli() > r.origin.Created
 	return stream.EachPartition(ctx, ends, func(ctx context.Context, shard string, end stream.Position) (bool, error) {
 		if !listed[shard] {

@@ -1,0 +1,361 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace-io/millrace/testenv/broker"
+	"github.com/millrace-io/millrace/testenv/kinesis"
+	embedded "github.com/millrace-io/millrace/testenv/nats"
+	"github.com/millrace-io/millrace/testenv/opensearch"
+)
+
+// testLog is a log of three partitions, the last of which stays empty.
+type testLog struct {
+	yaml   string                              // the source in a pipeline file
+	put    func(partition int, line ...string) // appends
+	traces func() string                       // who owns what and how far it is committed, and all places where a reader may keep such things
+}
+
+// logs are the four sources, each over a stand-in in this process.
+var logs = map[string]func(*threeSinks) testLog{
+	"files": func(s *threeSinks) testLog {
+		return testLog{
+			fmt.Sprintf(`files: { paths: ["%[1]s/in"], checkpoints: "%[1]s/checkpoints", follow: true, poll: 5ms }`, s.dir),
+			func(partition int, lines ...string) {
+				f, err := os.OpenFile(filepath.Join(s.dir, "in", fmt.Sprint(partition)), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o666)
+				must(s.t, err)
+				_, err = f.WriteString(strings.Join(lines, ""))
+				must(s.t, err)
+				must(s.t, f.Close())
+			},
+			func() string {
+				var b strings.Builder
+				files, err := os.ReadDir(filepath.Join(s.dir, "checkpoints"))
+				must(s.t, err)
+				for _, f := range files {
+					text, err := os.ReadFile(filepath.Join(s.dir, "checkpoints", f.Name()))
+					must(s.t, err)
+					info, err := f.Info()
+					must(s.t, err)
+					fmt.Fprintln(&b, f.Name(), info.ModTime(), string(text))
+				}
+				return b.String()
+			},
+		}
+	},
+	"kafka": func(s *threeSinks) testLog {
+		b, err := broker.Start(broker.Options{Topics: []string{"clicks"}, Partitions: 3})
+		must(s.t, err)
+		s.t.Cleanup(b.Close)
+		return kafkaLog(s.t, b.Addr)
+	},
+	"nats": func(s *threeSinks) testLog {
+		server, err := embedded.Start(embedded.Options{Dir: s.t.TempDir(), Sync: embedded.SyncLater})
+		must(s.t, err)
+		s.t.Cleanup(server.Close)
+		conn, err := nats.Connect(server.URL())
+		must(s.t, err)
+		s.t.Cleanup(conn.Close)
+		js, err := jetstream.New(conn)
+		must(s.t, err)
+		log, err := js.CreateStream(s.t.Context(), jetstream.StreamConfig{Name: "CLICKS", Subjects: []string{"clicks.0", "clicks.1", "clicks.2"}})
+		must(s.t, err)
+		return testLog{
+			fmt.Sprintf(`nats: { url: %q, stream: CLICKS }`, server.URL()),
+			func(partition int, lines ...string) {
+				for _, line := range lines {
+					_, err := js.Publish(s.t.Context(), fmt.Sprintf("clicks.%d", partition), []byte(line))
+					must(s.t, err)
+				}
+			},
+			func() string {
+				var b strings.Builder
+				for name := range js.StreamNames(s.t.Context()).Name() {
+					fmt.Fprintln(&b, name)
+				}
+				info, err := log.Info(s.t.Context())
+				must(s.t, err)
+				fmt.Fprintln(&b, info.State.Consumers, "cursors")
+				bucket, err := js.KeyValue(s.t.Context(), "millrace-clicks")
+				must(s.t, err)
+				for partition := range 3 {
+					e, err := bucket.Get(s.t.Context(), fmt.Sprintf("clicks.%d", partition))
+					must(s.t, err)
+					b.WriteString(without(s.t, e.Value(), "renewals", "mark"))
+				}
+				return b.String()
+			},
+		}
+	},
+	"kinesis": func(s *threeSinks) testLog {
+		server, err := kinesis.Start(kinesis.Options{})
+		must(s.t, err)
+		s.t.Cleanup(func() { _ = server.Close() })
+		s.t.Setenv("AWS_ENDPOINT_URL_KINESIS", server.URL())
+		server.CreateStream("clicks", 3)
+		shards := server.Shards("clicks")
+		return testLog{
+			`kinesis: { stream: clicks, poll: 50ms }`,
+			func(partition int, lines ...string) {
+				for _, line := range lines {
+					server.Put("clicks", shards[partition].ID, kinesis.Record{Key: "any", Data: []byte(line)})
+				}
+			},
+			func() string {
+				b := string(s.call("ListTables", `{}`))
+				var rows struct{ Items []json.RawMessage }
+				must(s.t, json.Unmarshal(s.call("Scan", `{"TableName":"millrace-clicks"}`), &rows))
+				for _, row := range rows.Items {
+					b += without(s.t, row, "renewals", "revision", "mark")
+				}
+				return b
+			},
+		}
+	},
+}
+
+// kafkaLog is a topic of three partitions at a broker, whichever that is.
+func kafkaLog(t *testing.T, addr string) testLog {
+	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.DisableClientMetrics())
+	must(t, err)
+	t.Cleanup(client.Close)
+	admin := kadm.NewClient(client)
+	return testLog{
+		fmt.Sprintf(`kafka: { brokers: [%q], topics: [clicks] }`, addr),
+		func(partition int, lines ...string) {
+			var rs []*kgo.Record
+			for _, line := range lines {
+				rs = append(rs, &kgo.Record{Topic: "clicks", Partition: int32(partition), Value: []byte(line)})
+			}
+			must(t, client.ProduceSync(t.Context(), rs...).FirstErr())
+		},
+		func() string {
+			groups, err := admin.DescribeGroups(t.Context())
+			must(t, err)
+			var b strings.Builder
+			for _, g := range groups.Sorted() {
+				fmt.Fprintln(&b, g.Group, g.State)
+				for _, m := range g.Members {
+					assigned, _ := m.Assigned.AsConsumer()
+					fmt.Fprintln(&b, m.MemberID, assigned)
+				}
+				offsets, err := admin.FetchOffsets(t.Context(), g.Group)
+				must(t, err)
+				for _, o := range offsets.Sorted() {
+					fmt.Fprintln(&b, o.Partition, o.At, o.Metadata)
+				}
+			}
+			return b.String()
+		},
+	}
+}
+
+// without is a JSON object without some of its members.
+func without(t *testing.T, object []byte, members ...string) string {
+	var all map[string]json.RawMessage
+	must(t, json.Unmarshal(object, &all))
+	for _, m := range members {
+		delete(all, m)
+	}
+	text, err := json.Marshal(all)
+	must(t, err)
+	return string(text) + "\n"
+}
+
+// again is a pipeline over one log, with a lake and two sinks.
+type again struct {
+	*threeSinks
+	testLog
+	file string
+}
+
+func newAgain(t *testing.T, open func(*threeSinks) testLog) *again {
+	a := &again{threeSinks: newThreeSinks(t)}
+	a.testLog = open(a.threeSinks)
+	a.mapping("XX")
+	return a
+}
+
+// mapping writes the pipeline file, whose events are all of one country.
+func (a *again) mapping(country string) {
+	a.file = a.write("clicks.yaml", fmt.Sprintf(`name: clicks
+source:
+  %[2]s
+decode:
+  columns: { price: { path: price, type: decimal(9,2) } }
+process:
+  - map: { country: '%[4]q' }
+sinks:
+  lake:
+    parquet: { url: "%[1]s/lake", roll: { age: 1h, idle: 100ms } }
+  search:
+    opensearch: { url: "%[3]s", index: "clicks-{date}", alias: clicks, replicas: 0, max_skew: 87600h }
+  profiles:
+    dynamodb: { table: profiles, key: { pk: user } }
+    where: user != ""
+    delete: type == "forget"
+`, a.dir, a.yaml, a.search.URL(), country))
+}
+
+// clicks appends lines, those of a user to one partition.
+func (a *again) clicks(lines []string) {
+	for partition := range 2 {
+		var own []string
+		for i, line := range lines {
+			if i%2 == partition {
+				own = append(own, line)
+			}
+		}
+		a.put(partition, own...)
+	}
+}
+
+// daemon runs the pipeline until stop is called, which wants it to end well.
+func (a *again) daemon() (stop func()) {
+	ctx, cancel := context.WithCancel(a.t.Context())
+	var got outcome
+	var running sync.WaitGroup
+	running.Go(func() { got = millrace(ctx, "", "run", "--setup", a.file) })
+	stop = sync.OnceFunc(func() {
+		cancel()
+		running.Wait()
+		if got.code != 0 {
+			a.t.Errorf("the pipeline beside the replays: %+v", got)
+		}
+	})
+	a.t.Cleanup(stop)
+	return stop
+}
+
+// eventually waits for what the daemon does in its own time.
+func (a *again) eventually(what string, cond func() bool) {
+	a.t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !cond(); <-tick.C {
+		if time.Now().After(deadline) {
+			a.t.Fatalf("waited too long until %s", what)
+		}
+	}
+}
+
+// committed waits until verify knows of so many records.
+func (a *again) committed(records int) {
+	a.t.Helper()
+	a.eventually(fmt.Sprintf("%d records are committed", records), func() bool {
+		got := millrace(a.t.Context(), "", "verify", "--deep", a.file)
+		return strings.Contains(got.stdout, fmt.Sprintf(" %d records read", records))
+	})
+}
+
+// onMore has a record come to each partition, and waits until the daemon has committed so many: then it owns them all.
+func (a *again) onMore(records int) {
+	a.t.Helper()
+	for partition := range 3 {
+		a.put(partition, forgetful(1)...)
+	}
+	a.committed(records)
+}
+
+// replays calls replay --source beside the daemon, which must not notice.
+func (a *again) replays(want string, args ...string) {
+	a.t.Helper()
+	before := a.traces()
+	a.replay(want, append(args, "--source", a.file)...)
+	var after string
+	a.eventually("nothing is left of the replay", func() bool { after = a.traces(); return after == before })
+}
+
+// stopped is a replay that is told to stop while the sink does not answer.
+func (a *again) stopped(args ...string) {
+	a.t.Helper()
+	before, bulks := a.traces(), a.search.Counts().Bulks
+	a.search.Fail(opensearch.Hang)
+	defer a.search.Fail()
+	ctx, cancel := context.WithCancel(a.t.Context())
+	var got outcome
+	var running sync.WaitGroup
+	running.Go(func() { got = millrace(ctx, "", append([]string{"replay", "--source", a.file}, args...)...) })
+	a.eventually("the replay writes", func() bool { return a.search.Counts().Bulks > bulks })
+	cancel()
+	running.Wait()
+	if got.code != 1 || !strings.Contains(got.err, "stopped before the end; start it again") {
+		a.t.Errorf("%+v", got)
+	}
+	a.eventually("nothing is left of the replay", func() bool { return a.traces() == before })
+}
+
+func TestReplayFromTheSourceBesideTheDaemon(t *testing.T) {
+	for name, open := range logs {
+		t.Run(name, func(t *testing.T) {
+			a := newAgain(t, open)
+			a.clicks(forgetful(600))
+			a.put(1, "no JSON\n")
+			a.put(2)
+			stop := a.daemon()
+			a.committed(601)
+			before := a.snapshot()
+			a.replays("search: 600 events written, 0 refused", "--into", "search")
+			a.replays("profiles: 600 events written, 0 refused", "--into", "profiles")
+			a.replays("profiles: 110 events written", "--from", "2026-01-02", "--to", "2026-01-03", "--into", "profiles")
+			if a.snapshot() != before {
+				t.Error("a replay of what is there changed something")
+			}
+			if got := millrace(t.Context(), "", "verify", "--deep", a.file); got.code != 0 {
+				t.Errorf("%+v", got)
+			}
+
+			// A day of documents is lost, and the first replay is stopped.
+			a.ask(http.MethodDelete, "/clicks-2026-01-03", "")
+			a.stopped("--into", "search")
+			a.replays("search: 100 events written", "--from", "2026-01-03", "--to", "2026-01-04", "--into", "search")
+			if a.snapshot() != before {
+				t.Error("what was filled again is not what was there before")
+			}
+
+			// The mapping is mended. The daemon writes what comes from then on.
+			stop()
+			a.mapping("DE")
+			stop = a.daemon()
+			a.onMore(604)
+			a.replays("search: 603 events written, 0 refused", "--into", "search")
+			a.replays("profiles: 603 events written, 0 refused", "--into", "profiles")
+			if mended := a.snapshot(); strings.Count(mended, `"country":"DE"`) != 603 || strings.Contains(mended, `"XX"`) {
+				t.Errorf("%d documents have the mended country; rows that have not: %v", strings.Count(mended, `"country":"DE"`), strings.Contains(mended, `"XX"`))
+			}
+			// The lake has the old values, which are not newer.
+			mended := a.snapshot()
+			a.replay("profiles: 603 events written", "--into", "profiles", a.file)
+			if a.snapshot() != mended {
+				t.Error("a replay from the lake undid what was mended")
+			}
+
+			// Days 1 to 5 into an empty table: what day 6 deleted is not brought back.
+			stop()
+			a.call("DeleteTable", `{"TableName":"profiles"}`)
+			a.daemon()
+			a.onMore(607)
+			a.replays("profiles: 508 events written", "--to", "2026-01-06", "--into", "profiles")
+			for i := 549; i < 600; i += 50 {
+				item := string(a.call("GetItem", fmt.Sprintf(`{"TableName":"profiles","Key":{"user_id":{"S":"u%d"}}}`, i%40)))
+				if !strings.Contains(item, "_deleted") {
+					t.Errorf("u%d was deleted on day 6, and is back: %s", i%40, item)
+				}
+			}
+		})
+	}
+}
