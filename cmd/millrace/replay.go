@@ -177,7 +177,13 @@ type history interface {
 }
 
 func (p *plan) refillFromLake(ctx context.Context, sink string, s span, log *slog.Logger) (*refill, error) {
-	return p.refill(ctx, sink, s, log, func(out *parts) (history, error) { return p.openLake(ctx, out) })
+	return p.refill(ctx, sink, s, log, func(out *parts) (history, error) {
+		l, err := p.openLake(ctx, out)
+		if errors.Is(err, errNoLake) {
+			err = fmt.Errorf("%w; replay --source reads the pipeline's own source", err)
+		}
+		return l, err
+	})
 }
 
 // refillFromSource mends: the file may make other values of a record than it did when the record came.

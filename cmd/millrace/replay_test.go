@@ -107,6 +107,10 @@ func TestReplaySaysWhatIsWrong(t *testing.T) {
 		{"log is not replayed into: its readers would get every event again", []string{"--into", "log", log}, 1},
 		{"search is not replayed into: it adds fields", []string{"--into", "search", merge}, 1},
 		{"run once with --setup", []string{"--into", "search", file}, 1},
+		{"--from is not before --to", []string{"--source", "--from", "2026-01-02", "--to", "2026-01-02", "--into", "search", file}, 2},
+		{"lake is written in files", []string{"--source", "--into", "lake", file}, 1},
+		{"log is not replayed into: its readers would get every event again", []string{"--source", "--into", "log", log}, 1},
+		{"search is not replayed into: it adds fields", []string{"--source", "--into", "search", merge}, 1},
 	} {
 		got := millrace(t.Context(), "", append([]string{"replay"}, c.args...)...)
 		if got.code != c.code || !strings.Contains(got.err, c.want) {

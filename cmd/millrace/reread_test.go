@@ -244,7 +244,7 @@ func (a *again) daemon() (stop func()) {
 // eventually waits for what the daemon does in its own time.
 func (a *again) eventually(what string, cond func() bool) {
 	a.t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(patience); !cond(); <-tick.C {
 		if time.Now().After(deadline) {
@@ -257,7 +257,7 @@ func (a *again) eventually(what string, cond func() bool) {
 func (a *again) committed(records int) {
 	a.t.Helper()
 	a.eventually(fmt.Sprintf("%d records are committed", records), func() bool {
-		got := millrace(a.t.Context(), "", "verify", "--deep", a.file)
+		got := millrace(a.t.Context(), "", "verify", a.file)
 		return strings.Contains(got.stdout, fmt.Sprintf(" %d records read", records))
 	})
 }
@@ -278,6 +278,15 @@ func (a *again) replays(want string, args ...string) {
 	a.replay(want, append(args, "--source", a.file)...)
 	var after string
 	a.eventually("nothing is left of the replay", func() bool { after = a.traces(); return after == before })
+}
+
+func (a *again) emptyTable() {
+	a.t.Helper()
+	var rows struct{ Items []map[string]json.RawMessage }
+	must(a.t, json.Unmarshal(a.call("Scan", `{"TableName":"profiles"}`), &rows))
+	for _, row := range rows.Items {
+		a.call("DeleteItem", fmt.Sprintf(`{"TableName":"profiles","Key":{"user_id":%s}}`, row["user_id"]))
+	}
 }
 
 // stopped is a replay that is told to stop while the sink does not answer.
@@ -308,11 +317,11 @@ func TestReplayFromTheSourceBesideTheDaemon(t *testing.T) {
 			a.put(2)
 			stop := a.daemon()
 			a.committed(601)
-			before := a.snapshot()
+			before := a.upserts()
 			a.replays("search: 600 events written, 0 refused", "--into", "search")
 			a.replays("profiles: 600 events written, 0 refused", "--into", "profiles")
 			a.replays("profiles: 110 events written", "--from", "2026-01-02", "--to", "2026-01-03", "--into", "profiles")
-			if a.snapshot() != before {
+			if a.upserts() != before {
 				t.Error("a replay of what is there changed something")
 			}
 			if got := millrace(t.Context(), "", "verify", "--deep", a.file); got.code != 0 {
@@ -323,33 +332,30 @@ func TestReplayFromTheSourceBesideTheDaemon(t *testing.T) {
 			a.ask(http.MethodDelete, "/clicks-2026-01-03", "")
 			a.stopped("--into", "search")
 			a.replays("search: 100 events written", "--from", "2026-01-03", "--to", "2026-01-04", "--into", "search")
-			if a.snapshot() != before {
+			if a.upserts() != before {
 				t.Error("what was filled again is not what was there before")
 			}
 
 			// The mapping is mended. The daemon writes what comes from then on.
 			stop()
 			a.mapping("DE")
-			stop = a.daemon()
+			a.daemon()
 			a.onMore(604)
 			a.replays("search: 603 events written, 0 refused", "--into", "search")
 			a.replays("profiles: 603 events written, 0 refused", "--into", "profiles")
-			if mended := a.snapshot(); strings.Count(mended, `"country":"DE"`) != 603 || strings.Contains(mended, `"XX"`) {
+			if mended := a.upserts(); strings.Count(mended, `"country":"DE"`) != 603 || strings.Contains(mended, `"XX"`) {
 				t.Errorf("%d documents have the mended country; rows that have not: %v", strings.Count(mended, `"country":"DE"`), strings.Contains(mended, `"XX"`))
 			}
 			// The lake has the old values, which are not newer.
-			mended := a.snapshot()
+			mended := a.upserts()
 			a.replay("profiles: 603 events written", "--into", "profiles", a.file)
-			if a.snapshot() != mended {
+			if a.upserts() != mended {
 				t.Error("a replay from the lake undid what was mended")
 			}
 
 			// Days 1 to 5 into an empty table: what day 6 deleted is not brought back.
-			stop()
-			a.call("DeleteTable", `{"TableName":"profiles"}`)
-			a.daemon()
-			a.onMore(607)
-			a.replays("profiles: 508 events written", "--to", "2026-01-06", "--into", "profiles")
+			a.emptyTable()
+			a.replays("profiles: 505 events written", "--to", "2026-01-06", "--into", "profiles")
 			for i := 549; i < 600; i += 50 {
 				item := string(a.call("GetItem", fmt.Sprintf(`{"TableName":"profiles","Key":{"user_id":{"S":"u%d"}}}`, i%40)))
 				if !strings.Contains(item, "_deleted") {
@@ -357,5 +363,89 @@ func TestReplayFromTheSourceBesideTheDaemon(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What no sink has is left to dlq replay; what only this sink refused is tried again; what the file refuses only now is told.
+func TestReplayFromTheSourceAndTheDeadLetters(t *testing.T) {
+	s := newThreeSinks(t)
+	s.brokenRecords()
+	file := s.brokenPipeline(false)
+	s.ask(http.MethodPut, "/clicks-2026-01-09", `{"mappings":{"dynamic":"strict","properties":{"_partition":{"type":"keyword"},"_position":{"type":"keyword"}}}}`)
+	if got := millrace(t.Context(), "", "run", "--setup", "--until-end", file); got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	s.replay("profiles: 1200 events written, 200 refused", "--source", "--into", "profiles", file)
+
+	text, err := os.ReadFile(file)
+	must(t, err)
+	worse := s.write("worse.yaml", strings.Replace(string(text), "decimal(9,2)", "decimal(2,2)", 1))
+	got := millrace(t.Context(), "", "replay", "--source", "--into", "search", worse)
+	if got.code != 1 || !strings.Contains(got.stdout, "search: 0 events written, 1400 refused") {
+		t.Errorf("%+v", got)
+	}
+	wantIn(t, got.err, "600 records left to dlq replay", "1400 refusals that are not among the dead letters, such as: decode: price")
+
+	file = s.brokenPipeline(true)
+	s.ask(http.MethodDelete, "/clicks-2026-01-09", "")
+	got = millrace(t.Context(), "", "replay", "--source", "--into", "search", file)
+	if got.code != 0 || !strings.Contains(got.stdout, "search: 1400 events written, 0 refused") {
+		t.Errorf("%+v", got)
+	}
+	wantIn(t, got.err, "600 records left to dlq replay")
+	for _, verify := range [][]string{{"verify", file}, {"verify", "--deep", file}} {
+		if got := millrace(t.Context(), "", verify...); got.code != 0 && !strings.Contains(got.stdout, "differs: ") || strings.Contains(got.stdout, "extra: ") {
+			t.Errorf("%v: %+v", verify, got)
+		}
+	}
+	wantIn(t, dlqRun(t, "replay", file), "run 1: to all sinks: 600 letters = 400 kept + 0 dropped + 200 dead again")
+	s.replay("search: 1800 events written, 0 refused", "--source", "--into", "search", file)
+	if got := millrace(t.Context(), "", "verify", file); got.code != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A pipeline without a lake has its log.
+func TestReplayFromTheSourceWantsNoLake(t *testing.T) {
+	s := newThreeSinks(t)
+	s.forgetfulRecords()
+	file := s.write("clicks.yaml", fmt.Sprintf(`name: clicks
+source:
+  files: { paths: ["%[1]s/in"], checkpoints: "%[1]s/checkpoints" }
+sinks:
+  search:
+    opensearch: { url: "%[2]s", index: "clicks-{date}", alias: clicks, replicas: 0 }
+dead_letters: { url: "%[1]s/dead" }
+`, s.dir, s.search.URL()))
+	got := millrace(t.Context(), "", "replay", "--source", "--into", "search", file)
+	if got.code != 1 || !strings.Contains(got.err, "run once with --setup") {
+		t.Errorf("%+v", got)
+	}
+	if got := millrace(t.Context(), "", "run", "--setup", "--until-end", file); got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	s.ask(http.MethodDelete, "/clicks-2026-01-03", "")
+	if got := millrace(t.Context(), "", "replay", "--into", "search", file); got.code != 1 || !strings.Contains(got.err, "replay --source") {
+		t.Errorf("from the lake: %+v", got)
+	}
+	s.replay("search: 600 events written, 0 refused", "--source", "--into", "search", file)
+	if n := s.documents(); n != 600 {
+		t.Errorf("%d documents; want 600", n)
+	}
+	// A file is gone, and so are its events; the others are written.
+	s.write(filepath.Join("in", "b.jsonl"), forgetful(1)[0])
+	if got := millrace(t.Context(), "", "run", "--until-end", file); got.code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	must(t, os.Remove(filepath.Join(s.dir, "in", "a.jsonl")))
+	got = millrace(t.Context(), "", "replay", "--source", "--from", "2026-01-01", "--into", "search", file)
+	if got.code != 0 || !strings.Contains(got.stdout, "search: 1 event written") {
+		t.Errorf("%+v", got)
+	}
+	wantIn(t, got.err, "the log may no longer have all of what came since 2025-12-31T00:00:00Z, a day before --from, and what it has removed is not written: ", "in/a.jsonl")
+	must(t, os.RemoveAll(filepath.Join(s.dir, "checkpoints")))
+	got = millrace(t.Context(), "", "replay", "--source", "--into", "search", file)
+	if got.code != 1 || !strings.Contains(got.err, "has committed nothing yet") {
+		t.Errorf("%+v", got)
 	}
 }
