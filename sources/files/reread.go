@@ -24,7 +24,7 @@ func (s *Source) Reread(ctx context.Context, _ time.Time, ends map[string]stream
 	cfg.Follow = true // a file that is not there is no error
 	again := New(cfg, s.pipeline, s.log)
 	again.buckets.open = s.buckets.open
-	l := &lineage{run: &run{Source: again, same: map[comparison]bool{}, listings: map[string]listing{}}}
+	l := &lineage{run: &run{Source: again, listings: map[string]listing{}}}
 	if err := l.scan(ctx); err != nil {
 		return nil, err
 	}
@@ -49,19 +49,22 @@ func (l *lineage) content(ctx context.Context, s *saved) (*file, error) {
 	if s == nil {
 		return nil, nil
 	}
-	same := func(f file) bool { return f.name == s.Path || f.Identity != "" && f.Identity == s.Seen.Identity }
-	beside := func(f file) bool { return path.Dir(f.name) == path.Dir(s.Name) && strings.HasPrefix(f.name, s.Name) }
-	for _, could := range []func(file) bool{same, beside} {
-		for _, f := range l.found {
-			if !could(f) {
-				continue
-			}
-			if is, err := l.compare(ctx, f, s.Mark); is || err != nil {
-				return &f, err
-			}
+	candidates, err := siblings(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range l.found {
+		beside := path.Dir(f.name) == path.Dir(s.Name) && strings.HasPrefix(f.name, s.Name)
+		if beside || f.name == s.Path || f.Identity != "" && f.Identity == s.Seen.Identity {
+			candidates = append(candidates, f)
 		}
 	}
-	return l.sibling(ctx, s)
+	for _, f := range candidates {
+		if is, err := l.compare(ctx, f, s.Mark); is || err != nil {
+			return &f, err
+		}
+	}
+	return nil, nil
 }
 
 // reread visits the records of a file up to and with end.
