@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/millrace-io/millrace/stream"
 	"github.com/millrace-io/millrace/testenv/broker"
 	"github.com/millrace-io/millrace/testenv/kinesis"
 	embedded "github.com/millrace-io/millrace/testenv/nats"
@@ -180,13 +182,17 @@ func without(t *testing.T, object []byte, members ...string) string {
 type again struct {
 	*threeSinks
 	testLog
-	file string
+	file    string
+	outside *parts // for questions
 }
 
 func newAgain(t *testing.T, open func(*threeSinks) testLog) *again {
 	a := &again{threeSinks: newThreeSinks(t)}
 	a.testLog = open(a.threeSinks)
 	a.mapping("XX")
+	var err error
+	a.outside, err = (&call{stderr: io.Discard}).load(a.file).open(t.Context(), patient())
+	must(t, err)
 	return a
 }
 
@@ -201,7 +207,7 @@ process:
   - map: { country: '%[4]q' }
 sinks:
   lake:
-    parquet: { url: "%[1]s/lake", roll: { age: 1h, idle: 100ms } }
+    parquet: { url: "%[1]s/lake", roll: { age: 1h, idle: 20ms } }
   search:
     opensearch: { url: "%[3]s", index: "clicks-{date}", alias: clicks, replicas: 0, max_skew: 87600h }
   profiles:
@@ -253,17 +259,22 @@ func (a *again) eventually(what string, cond func() bool) {
 	}
 }
 
-// committed waits until verify knows of so many records.
-func (a *again) committed(records int) {
+// committed waits until the files and the checkpoints know of so many records.
+func (a *again) committed(records int64) {
 	a.t.Helper()
 	a.eventually(fmt.Sprintf("%d records are committed", records), func() bool {
-		got := millrace(a.t.Context(), "", "verify", a.file)
-		return strings.Contains(got.stdout, fmt.Sprintf(" %d records read", records))
+		r, err := stream.Audit(a.t.Context(), "clicks", a.outside.checkpoints, a.outside.inspectors, false)
+		must(a.t, err)
+		read := int64(0)
+		for _, p := range r.Partitions {
+			read += p.Read
+		}
+		return read == records && len(r.Problems) == 0
 	})
 }
 
 // onMore has a record come to each partition, and waits until the daemon has committed so many: then it owns them all.
-func (a *again) onMore(records int) {
+func (a *again) onMore(records int64) {
 	a.t.Helper()
 	for partition := range 3 {
 		a.put(partition, forgetful(1)...)
@@ -328,6 +339,13 @@ func TestReplayFromTheSourceBesideTheDaemon(t *testing.T) {
 				t.Errorf("%+v", got)
 			}
 
+			// The clock of a client was ahead of the log's, and the log took its record before --from.
+			ahead := time.Now().Add(12 * time.Hour)
+			a.put(0, fmt.Sprintf(`{"event_id":"ahead","event_type":"click","event_time":%q,"user_id":"ahead"}`+"\n", ahead.Format(time.RFC3339)))
+			a.committed(602)
+			before = a.upserts()
+			a.replays("search: 1 event written, 0 refused", "--from", ahead.Add(-time.Hour).Format(time.RFC3339), "--into", "search")
+
 			// A day of documents is lost, and the first replay is stopped.
 			a.ask(http.MethodDelete, "/clicks-2026-01-03", "")
 			a.stopped("--into", "search")
@@ -340,15 +358,15 @@ func TestReplayFromTheSourceBesideTheDaemon(t *testing.T) {
 			stop()
 			a.mapping("DE")
 			a.daemon()
-			a.onMore(604)
-			a.replays("search: 603 events written, 0 refused", "--into", "search")
-			a.replays("profiles: 603 events written, 0 refused", "--into", "profiles")
-			if mended := a.upserts(); strings.Count(mended, `"country":"DE"`) != 603 || strings.Contains(mended, `"XX"`) {
+			a.onMore(605)
+			a.replays("search: 604 events written, 0 refused", "--into", "search")
+			a.replays("profiles: 604 events written, 0 refused", "--into", "profiles")
+			if mended := a.upserts(); strings.Count(mended, `"country":"DE"`) != 604 || strings.Contains(mended, `"XX"`) {
 				t.Errorf("%d documents have the mended country; rows that have not: %v", strings.Count(mended, `"country":"DE"`), strings.Contains(mended, `"XX"`))
 			}
 			// The lake has the old values, which are not newer.
 			mended := a.upserts()
-			a.replay("profiles: 603 events written", "--into", "profiles", a.file)
+			a.replay("profiles: 604 events written", "--into", "profiles", a.file)
 			if a.upserts() != mended {
 				t.Error("a replay from the lake undid what was mended")
 			}
