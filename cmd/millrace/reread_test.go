@@ -217,17 +217,16 @@ sinks:
 `, a.dir, a.yaml, a.search.URL(), country))
 }
 
-// clicks appends lines, those of a user to one partition.
-func (a *again) clicks(lines []string) {
-	for partition := range 2 {
-		var own []string
-		for i, line := range lines {
-			if i%2 == partition {
-				own = append(own, line)
-			}
+// clicks appends 20 lines for each of 6 days, 2 of which are of users who want to be forgotten, those of a user to one partition.
+func (a *again) clicks() {
+	var own [2][]string
+	for i, line := range forgetful(600) {
+		if i%5 == 4 {
+			own[i%2] = append(own[i%2], line)
 		}
-		a.put(partition, own...)
 	}
+	a.put(0, own[0]...)
+	a.put(1, own[1]...)
 }
 
 // daemon runs the pipeline until stop is called, which wants it to end well.
@@ -323,15 +322,15 @@ func TestReplayFromTheSourceBesideTheDaemon(t *testing.T) {
 	for name, open := range logs {
 		t.Run(name, func(t *testing.T) {
 			a := newAgain(t, open)
-			a.clicks(forgetful(600))
+			a.clicks()
 			a.put(1, "no JSON\n")
 			a.put(2)
 			stop := a.daemon()
-			a.committed(601)
+			a.committed(121)
 			before := a.upserts()
-			a.replays("search: 600 events written, 0 refused", "--into", "search")
-			a.replays("profiles: 600 events written, 0 refused", "--into", "profiles")
-			a.replays("profiles: 110 events written", "--from", "2026-01-02", "--to", "2026-01-03", "--into", "profiles")
+			a.replays("search: 120 events written, 0 refused", "--into", "search")
+			a.replays("profiles: 120 events written, 0 refused", "--into", "profiles")
+			a.replays("profiles: 30 events written", "--from", "2026-01-02", "--to", "2026-01-03", "--into", "profiles")
 			if a.upserts() != before {
 				t.Error("a replay of what is there changed something")
 			}
@@ -342,14 +341,14 @@ func TestReplayFromTheSourceBesideTheDaemon(t *testing.T) {
 			// The clock of a client was ahead of the log's, and the log took its record before --from.
 			ahead := time.Now().Add(12 * time.Hour)
 			a.put(0, fmt.Sprintf(`{"event_id":"ahead","event_type":"click","event_time":%q,"user_id":"ahead"}`+"\n", ahead.Format(time.RFC3339)))
-			a.committed(602)
+			a.committed(122)
 			before = a.upserts()
 			a.replays("search: 1 event written, 0 refused", "--from", ahead.Add(-time.Hour).Format(time.RFC3339), "--into", "search")
 
 			// A day of documents is lost, and the first replay is stopped.
 			a.ask(http.MethodDelete, "/clicks-2026-01-03", "")
 			a.stopped("--into", "search")
-			a.replays("search: 100 events written", "--from", "2026-01-03", "--to", "2026-01-04", "--into", "search")
+			a.replays("search: 20 events written", "--from", "2026-01-03", "--to", "2026-01-04", "--into", "search")
 			if a.upserts() != before {
 				t.Error("what was filled again is not what was there before")
 			}
@@ -358,22 +357,22 @@ func TestReplayFromTheSourceBesideTheDaemon(t *testing.T) {
 			stop()
 			a.mapping("DE")
 			a.daemon()
-			a.onMore(605)
-			a.replays("search: 604 events written, 0 refused", "--into", "search")
-			a.replays("profiles: 604 events written, 0 refused", "--into", "profiles")
-			if mended := a.upserts(); strings.Count(mended, `"country":"DE"`) != 604 || strings.Contains(mended, `"XX"`) {
+			a.onMore(125)
+			a.replays("search: 124 events written, 0 refused", "--into", "search")
+			a.replays("profiles: 124 events written, 0 refused", "--into", "profiles")
+			if mended := a.upserts(); strings.Count(mended, `"country":"DE"`) != 124 || strings.Contains(mended, `"XX"`) {
 				t.Errorf("%d documents have the mended country; rows that have not: %v", strings.Count(mended, `"country":"DE"`), strings.Contains(mended, `"XX"`))
 			}
 			// The lake has the old values, which are not newer.
 			mended := a.upserts()
-			a.replay("profiles: 604 events written", "--into", "profiles", a.file)
+			a.replay("profiles: 124 events written", "--into", "profiles", a.file)
 			if a.upserts() != mended {
 				t.Error("a replay from the lake undid what was mended")
 			}
 
 			// Days 1 to 5 into an empty table: what day 6 deleted is not brought back.
 			a.emptyTable()
-			a.replays("profiles: 505 events written", "--to", "2026-01-06", "--into", "profiles")
+			a.replays("profiles: 105 events written", "--to", "2026-01-06", "--into", "profiles")
 			for i := 549; i < 600; i += 50 {
 				item := string(a.call("GetItem", fmt.Sprintf(`{"TableName":"profiles","Key":{"user_id":{"S":"u%d"}}}`, i%40)))
 				if !strings.Contains(item, "_deleted") {
