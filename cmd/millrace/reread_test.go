@@ -285,9 +285,11 @@ func (a *again) onMore(records int64) {
 func (a *again) replays(want string, args ...string) {
 	a.t.Helper()
 	before := a.traces()
-	a.replay(want, append(args, "--source", a.file)...)
-	var after string
-	a.eventually("nothing is left of the replay", func() bool { after = a.traces(); return after == before })
+	got := millrace(a.t.Context(), "", append([]string{"replay", "--source", a.file}, args...)...)
+	if got.code != 0 || !strings.Contains(got.stdout, want) || !strings.Contains(got.err, ": 1 record left to dlq replay") {
+		a.t.Fatalf("replay --source %v: %+v; want %q", args, got, want)
+	}
+	a.eventually("nothing is left of the replay", func() bool { return a.traces() == before })
 }
 
 func (a *again) emptyTable() {

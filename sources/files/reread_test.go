@@ -113,3 +113,19 @@ func TestReadingAgainEndsWhereItWasCommitted(t *testing.T) {
 	w.append("in/a", "\n"+joined(numbered(2000, 2010)))
 	w.readAgain()
 }
+
+// Log rotation compresses what was read to its end long ago, and nobody reads it then.
+func TestReadingAgainFindsWhatRotationHasCompressedSince(t *testing.T) {
+	w := newWorld(t, Config{Follow: true, Paths: []string{"in/*"}})
+	w.write("in/access.log", joined(numbered(0, 200)))
+	stop := w.start()
+	w.delivered("in/access.log", 200)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.write("in/access.log.2.gz", gzipOf(t, joined(numbered(0, 200))))
+	w.remove("in/access.log")
+	w.readAgain()
+	w.write("in/access.log", joined(numbered(500, 800)))
+	w.readAgain()
+}

@@ -86,13 +86,16 @@ func TestErrorsOfReadingAgainAreRepeated(t *testing.T) {
 		if c.Operation != "GetRecords" {
 			return kinesis.Fault{}
 		}
-		if reads++; reads == 1 {
-			return kinesis.Fault{Error: "ExpiredIteratorException"}
+		switch reads++; reads {
+		case 1:
+			s.server.Expire()
+		case 2:
+			return kinesis.Fault{Error: "InternalFailure"}
 		}
 		return kinesis.Fault{}
 	})
 	s.readsAgain(t, time.Time{}, numbers(0, 5)...)
-	if reads < 2 {
+	if reads < 3 {
 		t.Errorf("%d reads", reads)
 	}
 }

@@ -25,6 +25,9 @@ func (l *log) reread(t *testing.T, since time.Time) (values, cut []string, err e
 	defer cancel()
 	cut, err = s.Reread(ctx, since, ends, func(partition string, rs []stream.Record) error {
 		for _, r := range rs {
+			if partition != l.Partition(0) {
+				break
+			}
 			values = append(values, string(r.Value))
 		}
 		return nil
@@ -48,11 +51,12 @@ func (l *log) carried(t *testing.T, change func(*Config), records int) {
 
 // The last committed messages may be deleted from the middle: what there is ends the reading, and new messages do not begin it.
 func TestReadingAgainDoesNotWaitForWhatIsDeleted(t *testing.T) {
-	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), second, 1)
+	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), second, 2)
+	l.numbers(t, 1, 0, 1) // so that the stream begins before partition 0
 	want := l.numbers(t, 0, 0, 10)
 	l.carried(t, func(*Config) {}, 10)
 	s := must(l.js.Stream(t.Context(), l.name))
-	for _, sequence := range []uint64{10, 9, 5} {
+	for _, sequence := range []uint64{11, 10, 6} {
 		if err := s.DeleteMsg(t.Context(), sequence); err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +70,7 @@ func TestReadingAgainDoesNotWaitForWhatIsDeleted(t *testing.T) {
 	}
 	values, _, err := l.reread(t, time.Time{})
 	if len(values) > 0 || err != nil {
-		t.Errorf("read again %q, %v of an empty stream", values, err)
+		t.Errorf("read again %q, %v of a partition without a message", values, err)
 	}
 }
 
