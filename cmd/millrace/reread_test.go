@@ -25,6 +25,16 @@ import (
 	"github.com/millrace-io/millrace/testenv/opensearch"
 )
 
+// Mutations seen red (line broken -> test):
+//
+//	refillFromSource: nothing is mended; clientsAhead is 0; refill: deletions up to --to only, from --from only -> ReplayFromTheSourceBesideTheDaemon
+//	events: what is left is counted in both passes -> ReplayFromTheSourceBesideTheDaemon
+//	pass: no lock -> ReplayFromTheSourceBesideTheDaemon (by the race detector)
+//	openReread: open dead letters are written; refillFromSource: what the file refuses is not counted -> ReplayFromTheSourceAndTheDeadLetters
+//	openReread: nothing committed is nothing to say; events: cut is not told -> ReplayFromTheSourceWantsNoLake
+//	stream: UpTo passes all on -> sourcetest: reads again what is committed, beside its owner
+//	stream: EachPartition drops errors -> sourcetest: stops reading again
+
 // testLog is a log of three partitions, the last of which stays empty.
 type testLog struct {
 	yaml   string                              // the source in a pipeline file

@@ -33,6 +33,7 @@ import (
 //	expires: from now -> TheTimeToLiveCountsFromTheEvent
 //	fitsNumber: any -> NumbersAreExactOrRefused
 //	Encode: a deleted item is an item -> Rules/DeletedStaysDeleted
+//	condition: never for Mend, always -> Rules/AMendingReplayWritesOverWhatTheEventsMade
 //	judge: the limit stays -> ATableThatThrottlesIsAskedLess
 //	judge: the limit does not count -> APlaceIsLeftForOthersAndWhereTheTableThrottles
 //	judge: who waits does not count -> APlaceIsLeftForOthersAndWhereTheTableThrottles (hangs)

@@ -28,6 +28,8 @@ import (
 //	version: the index is left out -> EventsOfOneRecordHaveVersionsOfTheirOwn
 //	timeOf: no bound -> AWrongClockMakesNoIndex
 //	values: a deleted document is removed and not marked -> Rules/DeletedStaysDeleted
+//	Encode: Mend creates; its versions are external -> Rules/AMendingReplayWritesOverWhatTheEventsMade
+//	script: Mend lets any event of an id change what create made -> AMendingReplayKeepsTheFirstEventOfAnID
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, network.Leftovers()...) }
 
@@ -590,6 +592,37 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 	for _, c := range []Config{{URL: "http://h", Index: "x", Action: "index"}, {URL: "http://h", Index: "x-{date}", Action: "update", ID: "user"}} {
 		if c.Validate() == nil {
 			t.Errorf("%+v is accepted", c)
+		}
+	}
+}
+
+func TestAMendingReplayKeepsTheFirstEventOfAnID(t *testing.T) {
+	mendsTheFirst(t, serve(t, standin.Options{}).URL())
+}
+
+// mendsTheFirst: of the events of one id create keeps the first; mended or not, it is that one.
+func mendsTheFirst(t *testing.T, url string) {
+	cfg := Config{URL: url, Index: "firsts", ID: "user"}
+	write := func(o Options, item string) {
+		s := open(t, cfg, o)
+		w := writer(t, s, "p")
+		for _, offset := range []uint64{1, 2} {
+			es := sinktest.Events(s.o.Schema)(offset, 1)
+			es[0].Values[stream.User] = stream.StringValue("ann")
+			es[0].Values[stream.Item] = stream.StringValue(fmt.Sprintf("%s-%d", item, offset))
+			w.Write(es)
+			if dead, err := flush(t, w, time.Minute); err != nil || len(dead) > 0 {
+				t.Fatal(dead, err)
+			}
+		}
+	}
+	write(Options{}, "made")
+	for _, o := range []stream.Ordering{stream.ByPosition, stream.ByTime} {
+		write(Options{Ordering: o, Mend: true}, "mended")
+		write(Options{}, "again")
+		got := held(t, open(t, cfg, Options{}))
+		if len(got) != 1 || !strings.Contains(got[0].Values, "mended-1") {
+			t.Errorf("%+v", got)
 		}
 	}
 }

@@ -32,6 +32,7 @@ import (
 //	script.lua: Lua's own < -> RealRedisOrdersEqualTimesByThePartitionsBytes, with LC_ALL=en_US.UTF-8
 //	script.lua: no event is past its end -> ARowEndsAfterItsEventAndDoesNotComeBack
 //	script.lua: no PERSIST, no PEXPIRE -> AMarkGoesAndARowAfterItStays
+//	script.lua: nothing is mended, by any event -> Rules/AMendingReplayWritesOverWhatTheEventsMade
 //	script.lua: old fields stay -> Rules/DeletedStaysDeleted, ANewerEventReplacesAllOfARow
 //	script.lua: DEL before HSET -> RealRedisThatIsFullTakesTheWritesOnceItHasRoom
 //	script.lua: the position is written first -> RealRedisSaysWhoMayNotAndWhatToDo

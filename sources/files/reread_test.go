@@ -14,6 +14,13 @@ import (
 	"github.com/millrace-io/millrace/stream"
 )
 
+// Mutations seen red (line broken -> test):
+//
+//	content: what a file holds is not compared; Reread: a file that is not there is an error -> ReadingAgainTakesNoOtherContent
+//	content: no siblings -> RotatedFileIsReadToItsEndFirst; nothing beside -> ReadingAgainFindsWhatRotationHasCompressedSince
+//	reread: the end is not the end; records: what is behind it is read -> ReadingAgainEndsWhereItWasCommitted
+//	records: no header -> HeaderLineIsNoRecordAndOnEachOne; no errors -> LongRecordIsPassedOverWhole
+
 // readAgain wants a Reread to bring what was committed of all partitions, but of those that are gone, and to change nothing.
 func (w *world) readAgain(gone ...string) {
 	w.Helper()

@@ -22,7 +22,7 @@
 // that it sends, signed with credentials of the SDK's chain; no MSK broker has judged them.
 //
 // Read kafka.go (a run from start to stop), topics.go (what is read), tenure.go (one partition's life), reader.go (fetching,
-// memory), metadata.go (what the group keeps), sasl.go.
+// memory), metadata.go (what the group keeps), reread.go (a replay), sasl.go.
 package kafka
 
 import (

@@ -17,6 +17,15 @@ import (
 	"github.com/millrace-io/millrace/testenv/broker"
 )
 
+// Mutations seen red (line broken -> test):
+//
+//	rereadStart: since does not count -> rules: reading again begins by time
+//	rereadFrom: the pipeline's start does not count; latest is the beginning -> rules: reading again begins by time
+//	rereadStart: the end of the log is not looked at -> ReadingAgainAnotherTopicIsAnError (does not end)
+//	Reread: topic ids are not compared -> ReadingAgainAnotherTopicIsAnError
+//	rereadStart: nothing is cut; reread: what is removed in between ends it -> ReadingAgainGoesOnBehindWhatIsRemoved
+//	reread: control records do not count -> rules: transactions are read again as they were read (does not end)
+
 // carried has all that is in the topic committed.
 func (l *topic) carried(t *testing.T, records int) {
 	t.Helper()

@@ -21,7 +21,7 @@
 // dynamodb:DescribeTable, CreateTable (once), Scan, GetItem, PutItem on the table.
 //
 // Read kinesis.go (a run from start to stop), shards.go (which shards may be owned), reader.go (one shard's records),
-// library.go, table.go.
+// library.go, table.go, reread.go (a replay).
 package kinesis
 
 import (

@@ -10,6 +10,13 @@ import (
 	"github.com/millrace-io/millrace/testenv/kinesis"
 )
 
+// Mutations seen red (line broken -> test):
+//
+//	Reread: the stored start does not count; nothing is cut; read: the tip is not the end -> ReadingAgainBeginsByTimeAndNotBeforeThePipeline
+//	Reread: the service is asked for the future -> ReadingAgainBeginsByTimeAndNotBeforeThePipeline, the suite's "reads again ... beside its owner"
+//	Reread: the stream's age is not compared -> ReadingAgainAnotherStreamIsAnError
+//	read: an iterator that failed is used again -> ErrorsOfReadingAgainAreRepeated
+
 // reread is what is committed, as it is read again.
 func (s *scene) reread(t *testing.T, since time.Time) (values, cut []string, err error) {
 	t.Helper()

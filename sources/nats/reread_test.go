@@ -13,6 +13,13 @@ import (
 	server "github.com/millrace-io/millrace/testenv/nats"
 )
 
+// Mutations seen red (line broken -> test):
+//
+//	reread: a cursor with nothing pending is waited for, at its beginning or after a message -> ReadingAgainDoesNotWaitForWhatIsDeleted
+//	rereadStart: the row's start, or since, does not count -> ReadingAgainBeginsByTimeAndNotBeforeThePipeline
+//	rereadStart: the stream's age is not compared -> ReadingAgainAnotherStreamIsAnError
+//	rereadStart: nothing is cut -> the suite's "reads again what is left"
+
 // reread is what is committed of partition 0, as it is read again.
 func (l *log) reread(t *testing.T, since time.Time) (values, cut []string, err error) {
 	t.Helper()
