@@ -79,7 +79,7 @@ func parseTime(text string, otherwise int64) (int64, error) {
 	return 0, fmt.Errorf("%q is no time; want 2026-01-05 or 2026-01-05T10:00:00Z", text)
 }
 
-func replayLake(ctx context.Context, c *call) int {
+func replayInto(ctx context.Context, c *call) int {
 	flags := flag.NewFlagSet("replay", flag.ContinueOnError)
 	from, to, into := flags.String("from", "", ""), flags.String("to", "", ""), flags.String("into", "", "")
 	again := flags.Bool("source", false, "")

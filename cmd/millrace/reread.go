@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -63,7 +62,7 @@ func (p *plan) openReread(ctx context.Context, out *parts, from int64) (*reread,
 func (r *reread) events(ctx context.Context, where func(*stream.Event) bool, visit func(partition string, e *stream.Event) error) error {
 	r.left, r.failed = 0, 0
 	trials := map[string]*trial{}
-	for partition := range maps.Keys(r.ends) {
+	for partition := range r.ends {
 		trials[partition] = newTrial(r.plan)
 	}
 	cut, err := r.source.Reread(ctx, r.since, r.ends, func(partition string, rs []stream.Record) error {
