@@ -36,7 +36,7 @@ func commands() []command {
 		{"lint", lintHelp, lint},
 		{"verify", verifyHelp, verify},
 		{"dlq", dlqHelp, dlqCommand},
-		{"replay", replayHelp, replayLake},
+		{"replay", replayHelp, replayInto},
 		{"sim", simHelp, simulate},
 		{"version", versionHelp, version},
 	}

@@ -199,6 +199,12 @@ func TestAReplayIsGivenToTheSinksThatItIsForOnly(t *testing.T) {
 	}
 }
 
+// upserts is everything that OpenSearch and DynamoDB hold, as one text.
+func (s *threeSinks) upserts() string {
+	s.t.Helper()
+	return string(s.ask(http.MethodPost, "/clicks/_search", `{"size":10000,"sort":[{"_id":"asc"}]}`)) + string(s.call("Scan", `{"TableName":"profiles"}`))
+}
+
 // snapshot is everything that the sinks hold, as one text.
 func (s *threeSinks) snapshot() string {
 	s.t.Helper()
@@ -211,9 +217,7 @@ func (s *threeSinks) snapshot() string {
 		fmt.Fprintf(&b, "%s %x\n", path, text)
 		return err
 	}))
-	b.Write(s.ask(http.MethodPost, "/clicks/_search", `{"size":10000,"sort":[{"_id":"asc"}]}`))
-	b.Write(s.call("Scan", `{"TableName":"profiles"}`))
-	return b.String()
+	return b.String() + s.upserts()
 }
 
 // A replay was killed when OpenSearch had its events and nothing was committed: they are not extra, and the next replay goes on.

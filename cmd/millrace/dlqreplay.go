@@ -222,25 +222,39 @@ func (t *trial) letter(ctx context.Context, l *deadletter.Letter) (fate, error) 
 	if err != nil {
 		return f, err
 	}
+	events, stage, failure, err := t.record(ctx, d.Record)
+	switch {
+	case failure != nil:
+		f.what, f.stage, f.reason = "dead again", stage, generalReason(failure.Error())
+	case len(events) > 0:
+		f.what = "kept"
+	}
+	return f, err
+}
+
+// record is the events that are left of a record, valid until the next one. A failure, with its stage, makes it a dead letter; err is
+// about the processors' own means.
+func (t *trial) record(ctx context.Context, r *stream.Record) (events []*stream.Event, stage string, failure, err error) {
 	t.batch.Reset()
-	if err := t.decoder.Decode(d.Record, t.batch); err != nil {
-		f.what, f.stage, f.reason = "dead again", "decode", generalReason(err.Error())
-		return f, nil
+	if r.Err != nil {
+		return nil, "source", r.Err, nil
+	}
+	if err := t.decoder.Decode(r, t.batch); err != nil {
+		return nil, "decode", err, nil
 	}
 	for _, p := range t.processors {
 		if err := p.Process(ctx, t.batch); err != nil {
-			return f, err
+			return nil, "", nil, err
 		}
 	}
 	for i := range t.batch.Events {
 		e := &t.batch.Events[i]
-		if stage, err := e.Failure(); err != nil {
-			f.what, f.stage, f.reason = "dead again", stage, generalReason(err.Error())
-			return f, nil
+		if stage, failure := e.Failure(); failure != nil {
+			return nil, stage, failure, nil
 		}
 		if e.Alive() {
-			f.what = "kept"
+			events = append(events, e)
 		}
 	}
-	return f, nil
+	return events, "", nil, nil
 }

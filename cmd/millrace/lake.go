@@ -161,13 +161,14 @@ func (p *plan) auditUpserts(ctx context.Context, out *parts, deep bool, r *strea
 }
 
 // refusals are the records of which a sink need not have everything, by sink: they stand in the dead letters because it refused
-// them, or are on their way from there. One whose replay has ended has to be there, or is a dead letter again.
+// them, or are on their way from there. Under the empty name are those that no sink has: a replay brings them to all. One whose
+// replay has ended has to be there, or is a dead letter again.
 func (out *parts) refusals(ctx context.Context) (map[string]map[refusedRecord]bool, error) {
 	runs, err := out.letters.Runs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all := map[string]map[refusedRecord]bool{}
+	all := map[string]map[refusedRecord]bool{"": {}}
 	for _, u := range out.upserts {
 		all[u.name] = map[refusedRecord]bool{}
 	}

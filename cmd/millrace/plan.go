@@ -34,6 +34,13 @@ type plan struct {
 	sinks      []sinkPlan
 	dead       deadPlan
 	spool      spoolPlan
+	mend       bool // the upsert sinks write an event over what it made before; set before they are opened
+}
+
+// source is what a pipeline reads, and what a replay reads again.
+type source interface {
+	stream.Source
+	stream.Rereader
 }
 
 // sourcePlan opens the source.
@@ -41,7 +48,7 @@ type sourcePlan struct {
 	kind string
 	at   pipelinefile.Value
 	end  func() // makes the source end at what is there now; nil: it never ends
-	open func(ctx context.Context, log *slog.Logger) (stream.Source, error)
+	open func(ctx context.Context, log *slog.Logger) (source, error)
 
 	ordering stream.Ordering // of its positions
 	short    bool            // they are below 2^53

@@ -13,21 +13,33 @@ import (
 	"github.com/millrace-io/millrace/stream"
 )
 
-const replayHelp = `write events of the lake into another sink again
+const replayHelp = `write events of the lake, or of the source, into another sink again
 
-Usage: millrace replay [--from T] [--to T] --into SINK FILE
+Usage: millrace replay [--source] [--from T] [--to T] --into SINK FILE
 
 Reads the files of the first parquet sink that takes all events, and writes what is in them into one of the other sinks: a new
 index, a table that was restored from an old backup. It may run beside the pipeline. What the sink has already does not
 change, since the sink keeps the newest event of a key, and an event is written as it was the first time. The lake is not written.
 
+  --source       read the pipeline's own source again instead, up to where the pipeline has committed: see below
   --from, --to   events whose event_time (without one: received_at) is at or after T, and before T: 2026-01-05 or
                  2026-01-05T10:00:00Z. Default: all
   --into         an opensearch, dynamodb or redis sink of FILE. Logs and webhooks are not written again: their readers would
                  get every event twice
 
-Where the sink removes rows (delete:), the events that do so are written first, those after --to as well: nothing comes back that
+Where the sink removes rows (delete:), all events that do so are written first, whatever their time: nothing comes back that
 was deleted.
+
+With --source the records go through decode and process as FILE says them now: after a mapping was mended, or without a lake. An
+event replaces what it made in the sink before. Start the pipeline with the mended FILE first: it writes what comes from then
+on. The replay is no member of the pipeline's group, takes no lease and stores nothing; killed, it is simply started again.
+
+  Reading begins a day of the log before --from (files: at the beginning of each) and goes on behind --to, so late events are
+  written too. Missed are events of clients whose clocks were ahead by more than a day, and what the log has removed: that is told.
+
+What stands in the dead letters because no sink could have it is left to dlq replay. Rows that the mended FILE no longer makes, or
+makes under another key, stay; verify compares the sink with the lake, and so names the rows that were mended. A kafka source whose
+start is latest wants --from: nothing says where the pipeline began.
 
 Example:
   $ millrace replay --from 2026-01-05 --to 2026-01-06 --into search clicks.yaml
@@ -67,9 +79,10 @@ func parseTime(text string, otherwise int64) (int64, error) {
 	return 0, fmt.Errorf("%q is no time; want 2026-01-05 or 2026-01-05T10:00:00Z", text)
 }
 
-func replayLake(ctx context.Context, c *call) int {
+func replayInto(ctx context.Context, c *call) int {
 	flags := flag.NewFlagSet("replay", flag.ContinueOnError)
 	from, to, into := flags.String("from", "", ""), flags.String("to", "", ""), flags.String("into", "", "")
+	again := flags.Bool("source", false, "")
 	path, err := c.oneFile(flags)
 	var s span
 	if err == nil {
@@ -96,7 +109,11 @@ func replayLake(ctx context.Context, c *call) int {
 	log := c.logger(runFlags{format: "text", level: slog.LevelWarn})
 	soft, hard, release := stopping(ctx, log)
 	defer release()
-	refill, err := p.refill(soft, *into, s, log)
+	do := p.refillFromLake
+	if *again {
+		do = p.refillFromSource
+	}
+	refill, err := do(soft, *into, s, log)
 	if err == nil && refill.unknown > 0 {
 		err = fmt.Errorf("%s: %s that are not among the dead letters, such as: %s", *into, count(refill.unknown, "refusal"), refill.reason)
 	}
@@ -104,7 +121,10 @@ func replayLake(ctx context.Context, c *call) int {
 		err = errors.Join(errors.New("stopped before the end; start it again"), context.Cause(hard))
 	}
 	if refill != nil {
-		fmt.Fprintf(c.stdout, "%s: %s written, %d refused\n", *into, count(refill.written-refill.refused, "event"), refill.refused)
+		fmt.Fprintf(c.stdout, "%s: %s written, %d refused\n", *into, count(refill.written-refill.refused, "event"), refill.refused+refill.failed)
+		for _, note := range refill.notes {
+			fmt.Fprintf(c.stderr, "%s: %s\n", c.name, note)
+		}
 	}
 	if err != nil {
 		return c.fail(err)
@@ -144,12 +164,47 @@ type refill struct {
 	writers map[string]stream.UpsertWriter
 	since   int // events since the last look at what waits
 
-	written, refused, unknown int64 // events; of those refused; of those in no dead letter
+	written, refused, unknown int64 // events; of those refused; refusals that are in no dead letter
+	failed                    int64 // records that became no event: unknown, too
 	reason                    string
+	notes                     []string
+}
+
+// history is where the events of a replay are.
+type history interface {
+	// events calls visit with all events that where takes, valid until visit returns, from one goroutine at a time. It may be called again.
+	events(ctx context.Context, where func(*stream.Event) bool, visit func(partition string, e *stream.Event) error) error
+}
+
+func (p *plan) refillFromLake(ctx context.Context, sink string, s span, log *slog.Logger) (*refill, error) {
+	return p.refill(ctx, sink, s, log, func(out *parts) (history, error) {
+		l, err := p.openLake(ctx, out)
+		if errors.Is(err, errNoLake) {
+			err = fmt.Errorf("%w; replay --source reads the pipeline's own source", err)
+		}
+		return l, err
+	})
+}
+
+// refillFromSource mends: the file may make other values of a record than it did when the record came.
+func (p *plan) refillFromSource(ctx context.Context, sink string, s span, log *slog.Logger) (*refill, error) {
+	p.mend = true
+	var again *reread
+	r, err := p.refill(ctx, sink, s, log, func(out *parts) (_ history, err error) {
+		again, err = p.openReread(ctx, out, s.from)
+		return again, err
+	})
+	if r != nil && again.failed > 0 {
+		r.failed, r.unknown, r.reason = again.failed, r.unknown+again.failed, again.reason
+	}
+	if r != nil {
+		r.notes = again.notes()
+	}
+	return r, err
 }
 
 // refill writes the events in s. It is not nil once something may have been written.
-func (p *plan) refill(ctx context.Context, sink string, s span, log *slog.Logger) (*refill, error) {
+func (p *plan) refill(ctx context.Context, sink string, s span, log *slog.Logger, open func(*parts) (history, error)) (*refill, error) {
 	limitMemory(p.memory())
 	o := patient()
 	o.Log = log
@@ -160,7 +215,7 @@ func (p *plan) refill(ctx context.Context, sink string, s span, log *slog.Logger
 	if err != nil {
 		return nil, err
 	}
-	l, err := p.openLake(ctx, out)
+	h, err := open(out)
 	if err != nil {
 		return nil, err
 	}
@@ -179,12 +234,12 @@ func (p *plan) refill(ctx context.Context, sink string, s span, log *slog.Logger
 	passes := []func(*stream.Event) bool{takes(s, nil)}
 	if removes := r.sink.removes; removes != nil {
 		passes = []func(*stream.Event) bool{
-			takes(span{s.from, latest}, removes),
+			takes(span{earliest, latest}, removes),
 			takes(s, func(e *stream.Event) bool { return !removes(e) }),
 		}
 	}
 	for _, takes := range passes {
-		err := l.events(ctx, takes, func(partition string, e *stream.Event) error { return r.write(ctx, p, partition, e) })
+		err := h.events(ctx, takes, func(partition string, e *stream.Event) error { return r.write(ctx, p, partition, e) })
 		if err == nil {
 			err = r.flush(ctx)
 		}

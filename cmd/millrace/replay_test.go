@@ -17,15 +17,19 @@ import (
 // forgetfulRecords adds a file of clicks of 6 days for 40 users, and what some of them forget.
 func (s *threeSinks) forgetfulRecords() {
 	s.t.Helper()
-	var b strings.Builder
-	for i := range 600 {
+	s.write(filepath.Join("in", "a.jsonl"), strings.Join(forgetful(600), ""))
+}
+
+// forgetful are lines of n clicks, 100 a day, and every 50th is about a user who wants to be forgotten.
+func forgetful(n int) (lines []string) {
+	for i := range n {
 		kind := "click"
 		if i%50 == 49 {
 			kind = "forget"
 		}
-		fmt.Fprintf(&b, `{"event_id":"e-%d","event_type":%q,"event_time":"2026-01-0%dT03:04:05Z","user_id":"u%d","price":%d.5}`+"\n", i, kind, 1+i/100, i%40, i)
+		lines = append(lines, fmt.Sprintf(`{"event_id":"e-%d","event_type":%q,"event_time":"2026-01-0%dT03:04:05Z","user_id":"u%d","price":%d.5}`+"\n", i, kind, 1+i/100, i%40, i))
 	}
-	s.write(filepath.Join("in", "a.jsonl"), b.String())
+	return lines
 }
 
 func (s *threeSinks) replay(want string, args ...string) {
@@ -45,7 +49,7 @@ func TestReplayFillsASinkAgainAndChangesNothingElse(t *testing.T) {
 	}
 	before := s.snapshot()
 	s.replay("search: 600 events written, 0 refused", "--into", "search", file)
-	s.replay("profiles: 108 events written", "--from", "2026-01-02", "--to", "2026-01-03", "--into", "profiles", file)
+	s.replay("profiles: 110 events written", "--from", "2026-01-02", "--to", "2026-01-03", "--into", "profiles", file)
 	if s.snapshot() != before {
 		t.Error("a replay of what is there changed something")
 	}
@@ -103,6 +107,10 @@ func TestReplaySaysWhatIsWrong(t *testing.T) {
 		{"log is not replayed into: its readers would get every event again", []string{"--into", "log", log}, 1},
 		{"search is not replayed into: it adds fields", []string{"--into", "search", merge}, 1},
 		{"run once with --setup", []string{"--into", "search", file}, 1},
+		{"--from is not before --to", []string{"--source", "--from", "2026-01-02", "--to", "2026-01-02", "--into", "search", file}, 2},
+		{"lake is written in files", []string{"--source", "--into", "lake", file}, 1},
+		{"log is not replayed into: its readers would get every event again", []string{"--source", "--into", "log", log}, 1},
+		{"search is not replayed into: it adds fields", []string{"--source", "--into", "search", merge}, 1},
 	} {
 		got := millrace(t.Context(), "", append([]string{"replay"}, c.args...)...)
 		if got.code != c.code || !strings.Contains(got.err, c.want) {

@@ -105,20 +105,20 @@ func (p *plan) wireSource(c *pipelinefile.Choice, format *decode.Config) {
 		c.Into(cfg)
 		p.source.ordering = stream.ByTime // a topic may get more partitions
 		p.source.joins = newJoins(cfg)
-		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
+		p.source.open = func(_ context.Context, log *slog.Logger) (source, error) {
 			return kafka.New(*cfg, kafka.Options{Pipeline: p.file.Name, Log: log, Transactions: p.source.joins.transactions})
 		}
 	case c.Is("nats"):
 		cfg := &nats.Config{Bucket: "millrace-" + p.file.Name}
 		c.Into(cfg)
 		p.source.short = true // the stream's sequence
-		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
+		p.source.open = func(_ context.Context, log *slog.Logger) (source, error) {
 			return nats.New(*cfg, nats.Options{Pipeline: p.file.Name, Log: log})
 		}
 	case c.Is("kinesis"):
 		cfg := &kinesis.Config{Table: "millrace-" + p.file.Name}
 		c.Into(cfg)
-		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
+		p.source.open = func(_ context.Context, log *slog.Logger) (source, error) {
 			return kinesis.New(*cfg, kinesis.Options{Pipeline: p.file.Name, Log: log})
 		}
 	case c.Is("files"):
@@ -127,7 +127,7 @@ func (p *plan) wireSource(c *pipelinefile.Choice, format *decode.Config) {
 		wireCSV(c, cfg, format)
 		p.source.ordering = stream.ByTime
 		p.source.end = func() { cfg.Follow = false }
-		p.source.open = func(_ context.Context, log *slog.Logger) (stream.Source, error) {
+		p.source.open = func(_ context.Context, log *slog.Logger) (source, error) {
 			return files.New(*cfg, p.file.Name, log), nil
 		}
 	default:
@@ -175,7 +175,7 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		}
 		p.addUpsert(s, c, sinkPlan{removes: removes, once: once, upsert: func(log *slog.Logger) (upsertSink, error) {
 			return opensearch.New(*cfg, opensearch.Options{
-				Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Short: p.source.short, Delete: removes, Log: log,
+				Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Short: p.source.short, Delete: removes, Mend: p.mend, Log: log,
 			})
 		}})
 	case c.Is("dynamodb"):
@@ -183,7 +183,9 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		p.into(c, cfg)
 		removes := p.removes(s, true)
 		p.addUpsert(s, c, sinkPlan{removes: removes, upsert: func(log *slog.Logger) (upsertSink, error) {
-			return dynamodb.New(*cfg, dynamodb.Options{Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Log: log})
+			return dynamodb.New(*cfg, dynamodb.Options{
+				Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Mend: p.mend, Log: log,
+			})
 		}})
 	case c.Is("kafka"):
 		cfg := new(kafkasink.Config)
@@ -198,7 +200,9 @@ func (p *plan) wireSink(s *pipelinefile.Sink, c *pipelinefile.Choice) {
 		p.into(c, cfg)
 		removes := p.removes(s, true)
 		p.addUpsert(s, c, sinkPlan{removes: removes, upsert: func(log *slog.Logger) (upsertSink, error) {
-			return redis.New(*cfg, redis.Options{Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Log: log})
+			return redis.New(*cfg, redis.Options{
+				Name: s.Name, Schema: p.schema, Ordering: p.source.ordering, Delete: removes, Mend: p.mend, Log: log,
+			})
 		}})
 	case c.Is("kinesis"):
 		cfg := new(kinesissink.Config)

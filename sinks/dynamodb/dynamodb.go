@@ -128,6 +128,10 @@ type Options struct {
 	// Delete says that an event removes its item; nil: none does.
 	Delete func(*stream.Event) bool
 
+	// Mend writes an event over what it made before, as a replay by a mended pipeline file wants it; false: that stays. Where the
+	// table's key holds the event's identity it is always so.
+	Mend bool
+
 	Log *slog.Logger
 }
 

@@ -33,6 +33,7 @@ import (
 //	expires: from now -> TheTimeToLiveCountsFromTheEvent
 //	fitsNumber: any -> NumbersAreExactOrRefused
 //	Encode: a deleted item is an item -> Rules/DeletedStaysDeleted
+//	condition: never for Mend, always -> Rules/AMendingReplayWritesOverWhatTheEventsMade
 //	judge: the limit stays -> ATableThatThrottlesIsAskedLess
 //	judge: the limit does not count -> APlaceIsLeftForOthersAndWhereTheTableThrottles
 //	judge: who waits does not count -> APlaceIsLeftForOthersAndWhereTheTableThrottles (hangs)
@@ -187,15 +188,17 @@ func shapes() map[string]struct {
 func backend(t *testing.T, table string, key Key, shape sinktest.Shape, fail func(...sinktest.Fault)) sinktest.UpsertBackend {
 	schema := newSchema(t)
 	cfg := Config{Table: table, Key: key}
-	b := sinktest.UpsertBackend{
-		Schema: schema, Shape: shape, Fail: fail,
-		New: func(t *testing.T, o stream.Ordering) stream.Upsert {
-			options := Options{Schema: schema, Ordering: o}
+	as := func(mend bool) func(t *testing.T, o stream.Ordering) stream.Upsert {
+		return func(t *testing.T, o stream.Ordering) stream.Upsert {
+			options := Options{Schema: schema, Ordering: o, Mend: mend}
 			if shape == sinktest.Keyed {
 				options.Delete = deletes
 			}
 			return open(t, cfg, options)
-		},
+		}
+	}
+	b := sinktest.UpsertBackend{
+		Schema: schema, Shape: shape, Fail: fail, New: as(false), Mend: as(true),
 		Contents: func(t *testing.T) []sinktest.Held { return held(t, open(t, cfg, Options{Schema: schema})) },
 		Poison:   func(e *stream.Event) { e.Properties = `{"n":1e400}` },
 	}

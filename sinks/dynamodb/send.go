@@ -187,13 +187,21 @@ func (s *Sink) appendPut(b []byte, it *bulk.Item) []byte {
 	b = document.AppendString(append(b, `{"TableName":`...), s.cfg.Table)
 	b = append(append(append(b, `,"Item":`...), it.Body...), ',')
 	if s.o.Ordering == stream.ByPosition {
-		b = append(b, byPosition...)
+		b = append(b, s.condition(byPosition)...)
 		return append(place.AppendVersion(b), `"}}}`...)
 	}
-	b = append(b, byTime...)
+	b = append(b, s.condition(byTime)...)
 	b = append(place.AppendVersion(b), `"},":p":{"S":`...)
 	b = append(document.AppendString(b, it.Partition), `},":t":{"N":"`...)
 	return append(strconv.AppendInt(b, place.Micros(), 10), `"}}}`...)
+}
+
+// condition is c, or, for Options.Mend, what also lets the event through that made the item.
+func (s *Sink) condition(c string) string {
+	if s.o.Mend {
+		return strings.Replace(c, "#v < :v", "#v <= :v", 1)
+	}
+	return c
 }
 
 func (s *Sink) appendBatch(b []byte, items []*bulk.Item) []byte {

@@ -56,21 +56,28 @@ func (e *encoder) Encode(key, body []byte, ev *stream.Event) ([]byte, []byte, er
 	}
 	deleted := e.cfg.Action == "delete" || e.o.Delete != nil && e.o.Delete(ev)
 	switch {
-	case e.cfg.Action == "create":
-		body = e.action(body, "create", key, ev)
-		body = append(body, "}}\n"...)
+	case e.cfg.Action == "create" && (!e.o.Mend || e.id < 0):
+		kind := "create"
+		if e.o.Mend {
+			kind = "index" // nobody else has this id
+		}
+		body = append(e.action(body, kind, key, ev), "}}\n"...)
 		return key, append(e.document.Append(body, ev), '\n'), nil
-	case e.o.Short && e.o.Ordering == stream.ByPosition && e.cfg.Action != "update":
+	case e.o.Short && e.o.Ordering == stream.ByPosition && e.cfg.Action != "update" && e.cfg.Action != "create":
 		version, err := version(place)
 		if err != nil {
 			return key, body, err
 		}
-		body = append(e.action(body, "index", key, ev), `,"version_type":"external","version":`...)
+		kind := `,"version_type":"external","version":`
+		if e.o.Mend {
+			kind = `,"version_type":"external_gte","version":`
+		}
+		body = append(e.action(body, "index", key, ev), kind...)
 		body = append(strconv.AppendInt(body, version, 10), "}}\n"...)
 		return key, append(e.values(body, ev, place, deleted), '\n'), nil
 	}
 	body = append(e.action(body, "update", key, ev), `,"retry_on_conflict":10}}`+"\n"...)
-	body = append(body, scriptHead(e.cfg.Action, e.o.Ordering)...)
+	body = append(body, scriptHead(e.cfg.Action, e.o)...)
 	body = document.AppendString(append(body, `"p":`...), e.partition)
 	body = append(place.AppendVersion(append(body, `,"v":"`...)), `","t":`...)
 	body = append(strconv.AppendInt(body, place.Micros(), 10), `,"doc":`...)
@@ -94,7 +101,7 @@ func (e *encoder) values(b []byte, ev *stream.Event, place stream.Place, deleted
 	} else {
 		b = e.document.Append(b, ev)
 	}
-	if e.o.Ordering == stream.ByTime {
+	if e.o.Ordering == stream.ByTime && e.cfg.Action != "create" {
 		b = strconv.AppendInt(append(b[:len(b)-1], `,"_time":`...), place.Micros(), 10)
 		b = append(b, '}')
 	}

@@ -28,6 +28,8 @@ import (
 //	version: the index is left out -> EventsOfOneRecordHaveVersionsOfTheirOwn
 //	timeOf: no bound -> AWrongClockMakesNoIndex
 //	values: a deleted document is removed and not marked -> Rules/DeletedStaysDeleted
+//	Encode: Mend creates; its versions are external -> Rules/AMendingReplayWritesOverWhatTheEventsMade
+//	script: Mend lets any event of an id change what create made -> AMendingReplayKeepsTheFirstEventOfAnID
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, network.Leftovers()...) }
 
@@ -43,11 +45,15 @@ func newSchema(t testing.TB, declared ...stream.Column) *stream.Schema {
 // scripts are the sink's, in Go.
 func scripts() map[string]func(source, params map[string]any) string {
 	out := map[string]func(source, params map[string]any) string{}
-	for _, action := range []string{"index", "update", "delete"} {
-		for _, o := range []stream.Ordering{stream.ByPosition, stream.ByTime} {
+	for _, o := range []Options{{}, {Ordering: stream.ByTime}, {Mend: true}, {Ordering: stream.ByTime, Mend: true}} {
+		for _, action := range []string{"create", "index", "update", "delete"} {
 			out[script(action, o)] = func(source, params map[string]any) string {
-				if old, ok := source["_position"]; ok && !o.Later(placeOf(params["p"], params["v"], params["t"]), placeOf(source["_partition"], old, source["_time"])) {
-					return "none"
+				if old, ok := source["_position"]; ok {
+					same := o.Mend && old == params["v"] && source["_partition"] == params["p"]
+					later := action != "create" && o.Ordering.Later(placeOf(params["p"], params["v"], params["t"]), placeOf(source["_partition"], old, source["_time"]))
+					if !same && !later {
+						return "none"
+					}
 				}
 				doc := params["doc"].(map[string]any)
 				if action != "update" || source["_deleted"] != nil || doc["_deleted"] != nil {
@@ -171,15 +177,17 @@ func deletes(e *stream.Event) bool { return e.Values[stream.EventType].Text() ==
 // backend is the suite's view of a server. fail is nil where a proxy does that.
 func backend(t *testing.T, cfg Config, short bool, shape sinktest.Shape, fail func(...sinktest.Fault)) sinktest.UpsertBackend {
 	schema := newSchema(t)
-	b := sinktest.UpsertBackend{
-		Schema: schema, Shape: shape, Fail: fail,
-		New: func(t *testing.T, o stream.Ordering) stream.Upsert {
-			options := Options{Schema: schema, Ordering: o, Short: short && o == stream.ByPosition}
+	as := func(mend bool) func(t *testing.T, o stream.Ordering) stream.Upsert {
+		return func(t *testing.T, o stream.Ordering) stream.Upsert {
+			options := Options{Schema: schema, Ordering: o, Mend: mend, Short: short && o == stream.ByPosition}
 			if shape == sinktest.Keyed {
 				options.Delete = deletes
 			}
 			return open(t, cfg, options)
-		},
+		}
+	}
+	b := sinktest.UpsertBackend{
+		Schema: schema, Shape: shape, Fail: fail, New: as(false), Mend: as(true),
 		Contents: func(t *testing.T) []sinktest.Held { return held(t, open(t, cfg, Options{Schema: schema})) },
 		Poison:   func(e *stream.Event) { e.Values[stream.Price] = stream.StringValue("expensive") },
 	}
@@ -584,6 +592,37 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 	for _, c := range []Config{{URL: "http://h", Index: "x", Action: "index"}, {URL: "http://h", Index: "x-{date}", Action: "update", ID: "user"}} {
 		if c.Validate() == nil {
 			t.Errorf("%+v is accepted", c)
+		}
+	}
+}
+
+func TestAMendingReplayKeepsTheFirstEventOfAnID(t *testing.T) {
+	mendsTheFirst(t, serve(t, standin.Options{}).URL())
+}
+
+// mendsTheFirst: of the events of one id create keeps the first; mended or not, it is that one.
+func mendsTheFirst(t *testing.T, url string) {
+	cfg := Config{URL: url, Index: "firsts", ID: "user"}
+	write := func(o Options, item string) {
+		s := open(t, cfg, o)
+		w := writer(t, s, "p")
+		for _, offset := range []uint64{1, 2} {
+			es := sinktest.Events(s.o.Schema)(offset, 1)
+			es[0].Values[stream.User] = stream.StringValue("ann")
+			es[0].Values[stream.Item] = stream.StringValue(fmt.Sprintf("%s-%d", item, offset))
+			w.Write(es)
+			if dead, err := flush(t, w, time.Minute); err != nil || len(dead) > 0 {
+				t.Fatal(dead, err)
+			}
+		}
+	}
+	write(Options{}, "made")
+	for _, o := range []stream.Ordering{stream.ByPosition, stream.ByTime} {
+		write(Options{Ordering: o, Mend: true}, "mended")
+		write(Options{}, "again")
+		got := held(t, open(t, cfg, Options{}))
+		if len(got) != 1 || !strings.Contains(got[0].Values, "mended-1") {
+			t.Errorf("%+v", got)
 		}
 	}
 }

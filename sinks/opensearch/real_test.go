@@ -91,6 +91,10 @@ func TestRealOpenSearchKeepsTheRulesOfAnUpsertSink(t *testing.T) {
 	}
 }
 
+func TestRealOpenSearchMendsTheFirstEventOfAnID(t *testing.T) {
+	mendsTheFirst(t, start(t, standin.NodeOptions{}).URL)
+}
+
 func TestRealOpenSearchWithSecurity(t *testing.T) {
 	node := start(t, standin.NodeOptions{Security: true})
 	cfg := Config{URL: node.URL, TLS: &trust.TLS{CA: node.CA}, User: standin.User, Password: standin.Password, Index: "clicks-{date}", Alias: "clicks"}

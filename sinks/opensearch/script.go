@@ -2,6 +2,7 @@ package opensearch
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/millrace-io/millrace/sinks/document"
 	"github.com/millrace-io/millrace/stream"
@@ -15,13 +16,22 @@ const (
 		`if (!later) { if (s._partition.equals(params.p)) { later = ((String) s._position).compareTo(params.v) < 0; } ` +
 		`else { long was = ((Number) s._time).longValue(); long now = ((Number) params.t).longValue(); ` +
 		`later = was < now || (was == now && ((String) s._partition).compareTo(params.p) < 0); } }`
+
+	// same is what may change a document that keeps its first event: that event, when Options.Mend says so.
+	same = `boolean later = s._position == null || (s._partition.equals(params.p) && s._position.equals(params.v));`
 )
 
 // script is the update of a document: replaced by the event's values, or, to merge, changed by them.
-func script(action string, o stream.Ordering) string {
+func script(action string, o Options) string {
 	later := laterByPosition
-	if o == stream.ByTime {
+	if o.Ordering == stream.ByTime {
 		later = laterByTime
+	}
+	if o.Mend {
+		later = strings.ReplaceAll(later, "compareTo(params.v) < 0", "compareTo(params.v) <= 0")
+	}
+	if action == "create" {
+		later = same
 	}
 	clear := "s.clear(); "
 	if action == "update" {
@@ -31,7 +41,7 @@ func script(action string, o stream.Ordering) string {
 }
 
 // scriptHead is the update's line up to its parameters.
-func scriptHead(action string, o stream.Ordering) []byte {
+func scriptHead(action string, o Options) []byte {
 	head := document.AppendString([]byte(`{"scripted_upsert":true,"upsert":{},"script":{"lang":"painless","source":`), script(action, o))
 	return append(head, `,"params":{`...)
 }

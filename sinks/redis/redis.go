@@ -146,6 +146,9 @@ type Options struct {
 	// Delete says that an event removes its row; nil: none does.
 	Delete func(*stream.Event) bool
 
+	// Mend writes an event over what it made before, as a replay by a mended pipeline file wants it; false: that stays.
+	Mend bool
+
 	Log *slog.Logger
 
 	dial dialer // of tests

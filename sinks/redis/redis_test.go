@@ -32,6 +32,7 @@ import (
 //	script.lua: Lua's own < -> RealRedisOrdersEqualTimesByThePartitionsBytes, with LC_ALL=en_US.UTF-8
 //	script.lua: no event is past its end -> ARowEndsAfterItsEventAndDoesNotComeBack
 //	script.lua: no PERSIST, no PEXPIRE -> AMarkGoesAndARowAfterItStays
+//	script.lua: nothing is mended, by any event -> Rules/AMendingReplayWritesOverWhatTheEventsMade
 //	script.lua: old fields stay -> Rules/DeletedStaysDeleted, ANewerEventReplacesAllOfARow
 //	script.lua: DEL before HSET -> RealRedisThatIsFullTakesTheWritesOnceItHasRoom
 //	script.lua: the position is written first -> RealRedisSaysWhoMayNotAndWhatToDo
@@ -155,6 +156,9 @@ func backend(t *testing.T, address, prefix string) sinktest.UpsertBackend {
 		Schema: schema, Shape: sinktest.Keyed, Fail: p.Set,
 		New: func(t *testing.T, o stream.Ordering) stream.Upsert {
 			return open(t, p, Config{Prefix: prefix}, Options{Schema: schema, Ordering: o, Delete: deletes})
+		},
+		Mend: func(t *testing.T, o stream.Ordering) stream.Upsert {
+			return open(t, p, Config{Prefix: prefix}, Options{Schema: schema, Ordering: o, Delete: deletes, Mend: true})
 		},
 		Contents: func(t *testing.T) []sinktest.Held { return held(t, address, prefix) },
 		Poison:   func(e *stream.Event) { e.Values[stream.Price] = stream.FloatValue(math.NaN()) },

@@ -1,7 +1,8 @@
 -- Writes one row if it is later than what is there, as stream.Ordering.Later says. KEYS[1] is the row's key. It returns 1
 -- where it wrote, 0 where an equal or later event is there.
 local rule, position, partition, time = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local keep, ends, gone = ARGV[5], ARGV[6], ARGV[7] == '1' -- milliseconds of a mark; end of the row, or ''; fields and values follow
+local keep, mend = ARGV[5], ARGV[6] == '1' -- milliseconds of a mark; the event that made the row may write it again
+local ends, gone = ARGV[7], ARGV[8] == '1' -- of the row, or ''; fields and values follow
 
 -- before compares bytes. Lua's < on texts asks the server's locale, and most of them order dashes and capitals otherwise.
 local function before(a, b)
@@ -19,7 +20,7 @@ if old.err then return old end
 if old[1] then
   local newer
   if rule == 'position' or old[2] == partition then
-    newer = before(old[1], position)
+    newer = before(old[1], position) or mend and old[1] == position
   else -- numbers of Lua hold microseconds until the year 2255
     local was, is = tonumber(old[3]) or 0, tonumber(time)
     newer = was < is or was == is and before(old[2] or '', partition)
@@ -38,7 +39,7 @@ end
 if gone then
   row[#row + 1], row[#row + 2] = '_deleted', '1'
 else
-  for i = 8, #ARGV do row[#row + 1] = ARGV[i] end
+  for i = 9, #ARGV do row[#row + 1] = ARGV[i] end
 end
 
 -- The new values go first: a server whose memory is full refuses this and nothing has changed.

@@ -91,8 +91,12 @@ func (s *Sink) arguments(it *bulk.Item) ([]string, error) {
 	if s.o.Ordering == stream.ByTime {
 		rule, micros = "time", strconv.FormatInt(place.Micros(), 10)
 	}
-	args := make([]string, 0, 8+2*(len(s.layout.columns)+1))
-	args = append(args, rule, place.Version(), it.Partition, micros, strconv.FormatInt(s.cfg.Tombstones.Milliseconds(), 10))
+	mend := ""
+	if s.o.Mend {
+		mend = "1"
+	}
+	args := make([]string, 0, 9+2*(len(s.layout.columns)+1))
+	args = append(args, rule, place.Version(), it.Partition, micros, strconv.FormatInt(s.cfg.Tombstones.Milliseconds(), 10), mend)
 	return arguments(args, it.Body)
 }
 

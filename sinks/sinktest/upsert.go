@@ -48,6 +48,10 @@ type UpsertBackend struct {
 	// Keyed sink.
 	New func(t *testing.T, o stream.Ordering) stream.Upsert
 
+	// Mend is New for a replay by a mended pipeline file: an event is written over what it made before. nil where that is not
+	// offered.
+	Mend func(t *testing.T, o stream.Ordering) stream.Upsert
+
 	// Contents is all that readers find: of a Log in the order of arrival, tombstones not.
 	Contents func(t *testing.T) []Held
 
@@ -87,6 +91,7 @@ func RunUpsert(t *testing.T, open func(t *testing.T) UpsertBackend) {
 		{"AParentsZombieChangesNothingAfterItsChildWrote", (*upsertSuite).parentsZombie},
 		{"AKeyThatMovedKeepsItsNewestEvent", (*upsertSuite).movedKey},
 		{"DeletedStaysDeleted", (*upsertSuite).deleted},
+		{"AMendingReplayWritesOverWhatTheEventsMade", (*upsertSuite).mended},
 	}
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) { r.rule(&upsertSuite{t: t, ctx: t.Context(), b: open(t)}) })
@@ -556,4 +561,40 @@ func (s *upsertSuite) deleted() {
 	w.w.Write(s.clicks(77, 1, 0)) // the first of the two users is back
 	w.flush()
 	s.holds(stream.ByPosition, left(places(partition, 77, 1)...)...)
+}
+
+// mended: a row has the mended values of the event that made it, and no older event's; what does not mend leaves it alone.
+func (s *upsertSuite) mended() {
+	if s.b.Mend == nil {
+		return
+	}
+	for _, o := range []stream.Ordering{stream.ByPosition, stream.ByTime} {
+		plain := s.writer(s.b.New(s.t, o), partition, 1)
+		plain.write(0, 300)
+		plain.flush()
+		mending := s.writer(s.b.Mend(s.t, o), partition, 2)
+		mending.w.Write(saying(s.clicks(0, 300, 0), "mended"))
+		mending.flush()
+		mended := s.snapshot()
+		if strings.Count(mended, `mended`) != strings.Count(mended, "\n") {
+			s.t.Fatalf("not everything is mended:\n%s", mended)
+		}
+		s.holds(o, places(partition, 0, 300)...)
+		if s.b.Shape == Identity {
+			continue
+		}
+		mending.w.Write(saying(s.clicks(0, 200, 0), "older"))
+		mending.flush()
+		s.unchanged(mended, "older events of the keys")
+		plain.write(0, 300)
+		plain.flush()
+		s.unchanged(mended, "a replay that mends nothing")
+	}
+}
+
+func saying(events []*stream.Event, item string) []*stream.Event {
+	for _, e := range events {
+		e.Values[stream.Item] = stream.StringValue(item)
+	}
+	return events
 }

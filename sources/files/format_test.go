@@ -216,6 +216,7 @@ func TestHeaderLineIsNoRecordAndOnEachOne(t *testing.T) {
 				t.Errorf("header %q", h)
 			}
 		}
+		w.readAgain()
 	}
 }
 
@@ -234,6 +235,7 @@ func TestLongRecordIsPassedOverWhole(t *testing.T) {
 	if p := w.part(w.partition("in/a")); !strings.Contains(p.errs[1], "700000 bytes at byte 2") {
 		t.Errorf("errors %q", p.errs)
 	}
+	w.readAgain()
 }
 
 // BenchmarkDeliver is the way from a file to Deliver.

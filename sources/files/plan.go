@@ -316,6 +316,17 @@ func (l *lineage) here(name string) bool {
 
 // sibling is the partition's file under another name in its folder; nil if it is not there.
 func (l *lineage) sibling(ctx context.Context, s *saved) (*file, error) {
+	files, err := siblings(ctx, s)
+	for _, f := range files {
+		if same, err := l.holds(ctx, f, s); same || err != nil {
+			return &f, err
+		}
+	}
+	return nil, err
+}
+
+// siblings are the files in the folder of the partition's file that have its identity.
+func siblings(ctx context.Context, s *saved) (files []file, err error) {
 	if s.Seen.Identity == "" || isRemote(s.Path) {
 		return nil, nil
 	}
@@ -332,14 +343,11 @@ func (l *lineage) sibling(ctx context.Context, s *saved) (*file, error) {
 			continue
 		}
 		f := file{name: filepath.ToSlash(filepath.Join(dir, e.Name()))}
-		if f.info, err = statPath(ctx, f.name); err != nil || f.Identity != s.Seen.Identity {
-			continue
-		}
-		if same, err := l.holds(ctx, f, s); same || err != nil {
-			return &f, err
+		if f.info, err = statPath(ctx, f.name); err == nil && f.Identity == s.Seen.Identity {
+			files = append(files, f)
 		}
 	}
-	return nil, nil
+	return files, nil
 }
 
 // byName assigns the rest: a file that has its name's newest generation, or the one after it.

@@ -94,7 +94,9 @@ func TestChangesOfObjectsAreNoticed(t *testing.T) {
 	put(t, store, "raw/a", "one\ntwo\nthree\n")
 	w.finish()
 	w.holds("s3://lake/raw/a", "one", "two", "three")
+	w.readAgain()
 	put(t, store, "raw/a", "ONE\ntwo\nthree\n")
+	w.readAgain("s3://lake/raw/a")
 	w.fails("s3://lake/raw/a", "has changed", "on_change")
 
 	put(t, store, "raw/b", joined(numbered(0, 10)))
@@ -152,4 +154,5 @@ func TestNewObjectsAreFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.holds("s3://lake/raw/b", "b")
+	w.readAgain()
 }

@@ -323,19 +323,22 @@ func (c *collector) commit(ctx context.Context) error {
 	defer c.w.mu.Unlock()
 	p := c.w.part(c.Partition())
 	for _, r := range c.pending {
-		p.lines = append(p.lines, string(r.Value))
-		p.positions = append(p.positions, r.Pos)
-		header, problem := "", ""
-		if len(r.Headers) > 0 {
-			header = string(r.Headers[0].Value)
-		}
-		if r.Err != nil {
-			problem = r.Err.Error()
-		}
-		p.headers, p.errs = append(p.headers, header), append(p.errs, problem)
+		p.add(r)
 	}
 	c.pending = nil
 	return nil
+}
+
+func (p *part) add(r stream.Record) {
+	header, problem := "", ""
+	if len(r.Headers) > 0 {
+		header = string(r.Headers[0].Value)
+	}
+	if r.Err != nil {
+		problem = r.Err.Error()
+	}
+	p.lines, p.positions = append(p.lines, string(r.Value)), append(p.positions, r.Pos)
+	p.headers, p.errs = append(p.headers, header), append(p.errs, problem)
 }
 
 func (c *collector) Drain(ctx context.Context, why stream.Why) error {

@@ -24,7 +24,7 @@
 // Sinks of the same cluster can be part of the commits: transaction.go.
 //
 // Read kafka.go (a run from start to stop), topics.go (what is read), tenure.go (one partition's life), reader.go (fetching,
-// memory), metadata.go (what the group keeps), sasl.go.
+// memory), metadata.go (what the group keeps), reread.go (a replay), sasl.go.
 package kafka
 
 import (
@@ -171,6 +171,31 @@ func (s *Source) connect(ctx context.Context) (*connection, error) {
 		return nil, s.refusal(err, last.get())
 	}
 	return c, nil
+}
+
+// offset is the offset of the first record of time at (milliseconds) or later, -1 for none, or one of the special values'.
+func (c *connection) offset(ctx context.Context, of partition, at int64) (int64, error) {
+	req := kmsg.NewPtrListOffsetsRequest()
+	p := kmsg.NewListOffsetsRequestTopicPartition()
+	p.Partition, p.Timestamp = of.id, at
+	topic := kmsg.NewListOffsetsRequestTopic()
+	topic.Topic, topic.Partitions = of.topic, []kmsg.ListOffsetsRequestTopicPartition{p}
+	req.Topics = []kmsg.ListOffsetsRequestTopic{topic}
+	resp, err := req.RequestWith(ctx, c.Client)
+	if err != nil {
+		return 0, fmt.Errorf("list offsets of %s: %w", of, err)
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return 0, fmt.Errorf("list offsets of %s: the answer does not have it", of)
+	}
+	answer := resp.Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
+		if f := denied(err); f != nil {
+			return 0, f
+		}
+		return 0, fmt.Errorf("list offsets of %s: %w", of, err)
+	}
+	return answer.Offset, nil
 }
 
 // find lists the topics. One that was created just now may be unknown to a broker for a moment.

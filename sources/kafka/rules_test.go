@@ -38,6 +38,8 @@ func everyBroker(t *testing.T, addr string) {
 		{"the group is of the configured protocol", protocolIsSpoken},
 		{"the leader epoch is stored with the offset", leaderEpochIsStored},
 		{"a static member comes back after a stop and after a kill", staticMember},
+		{"transactions are read again as they were read", transactionsAreReadAgain},
+		{"reading again begins by time", readAgainByTime},
 	} {
 		for _, protocol := range []string{classic, consumer} {
 			t.Run(c.rule+"/"+protocol, func(t *testing.T) {

@@ -175,7 +175,7 @@ func (t *tenure) claim(marks func() (map[partition]mark, error)) error {
 	if !seen {
 		err := t.run.retry(t.ctx, "start offset lookup failed", func(ctx context.Context) error {
 			if t.isNew(all) {
-				m.next, err = t.offset(ctx, oldestOffset)
+				m.next, err = t.run.conn.offset(ctx, t.partition, oldestOffset)
 			} else {
 				m.next, err = t.configuredStart(ctx)
 			}
@@ -305,11 +305,11 @@ func (t *tenure) cut(from, next int64) error {
 
 // within checks that the log still has what comes at next, and says where to go on.
 func (t *tenure) within(ctx context.Context, next int64) (int64, error) {
-	oldest, err := t.offset(ctx, oldestOffset)
+	oldest, err := t.run.conn.offset(ctx, t.partition, oldestOffset)
 	if err != nil {
 		return 0, err
 	}
-	end, err := t.offset(ctx, endOffset)
+	end, err := t.run.conn.offset(ctx, t.partition, endOffset)
 	if err != nil {
 		return 0, err
 	}
@@ -361,36 +361,11 @@ func (t *tenure) configuredStart(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, stream.Fatal(err)
 	}
-	offset, err := t.offset(ctx, at)
+	offset, err := t.run.conn.offset(ctx, t.partition, at)
 	if err == nil && offset < 0 { // nothing is that new
-		return t.offset(ctx, endOffset)
+		return t.run.conn.offset(ctx, t.partition, endOffset)
 	}
 	return offset, err
-}
-
-// offset is the offset of the first record of time at (milliseconds) or later, -1 for none, or one of the special values'.
-func (t *tenure) offset(ctx context.Context, at int64) (int64, error) {
-	req := kmsg.NewPtrListOffsetsRequest()
-	p := kmsg.NewListOffsetsRequestTopicPartition()
-	p.Partition, p.Timestamp = t.id, at
-	topic := kmsg.NewListOffsetsRequestTopic()
-	topic.Topic, topic.Partitions = t.topic, []kmsg.ListOffsetsRequestTopicPartition{p}
-	req.Topics = []kmsg.ListOffsetsRequestTopic{topic}
-	resp, err := req.RequestWith(ctx, t.run.conn.Client)
-	if err != nil {
-		return 0, fmt.Errorf("list offsets of %s: %w", t, err)
-	}
-	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		return 0, fmt.Errorf("list offsets of %s: the answer does not have it", t)
-	}
-	answer := resp.Topics[0].Partitions[0]
-	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
-		if f := denied(err); f != nil {
-			return 0, f
-		}
-		return 0, fmt.Errorf("list offsets of %s: %w", t, err)
-	}
-	return answer.Offset, nil
 }
 
 // drain ends the tenure while the partition is still owned. Every caller waits until it has ended.

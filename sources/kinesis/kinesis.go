@@ -21,7 +21,7 @@
 // dynamodb:DescribeTable, CreateTable (once), Scan, GetItem, PutItem on the table.
 //
 // Read kinesis.go (a run from start to stop), shards.go (which shards may be owned), reader.go (one shard's records),
-// library.go, table.go.
+// library.go, table.go, reread.go (a replay).
 package kinesis
 
 import (
@@ -228,13 +228,9 @@ func (r *run) openStream() error {
 	var summary *types.StreamDescriptionSummary
 	var now time.Time
 	for summary == nil || summary.StreamStatus == types.StreamStatusCreating {
-		err := r.bounded(r.ctx, func(ctx context.Context) error {
-			out, err := r.kinesis.DescribeStreamSummary(ctx, &kinesis.DescribeStreamSummaryInput{StreamName: &r.cfg.Stream})
-			if err != nil {
-				return explain("look up", r.String(), err)
-			}
-			summary, now = out.StreamDescriptionSummary, serverTime(out.ResultMetadata)
-			return nil
+		err := r.bounded(r.ctx, func(ctx context.Context) (err error) {
+			summary, now, err = r.describe(ctx)
+			return err
 		})
 		if err != nil {
 			return err
@@ -277,10 +273,15 @@ func (r *run) openTable(ctx context.Context, arn string, now time.Time) error {
 		return stream.Fatal(fmt.Errorf("%s belongs to stream %s, this pipeline reads %s: another pipeline has the same name; rename one of them, or set table",
 			r.connection.table, r.origin.ARN, arn))
 	case r.origin.Created != want.Created:
-		return stream.Fatal(fmt.Errorf("stream %q was deleted and created again since the last run, so the stored sequence numbers mean nothing; "+
-			"delete %s to start anew", r.cfg.Stream, r.connection.table))
+		return r.createdAgain()
 	}
 	return nil
+}
+
+// createdAgain says what to do about a stream that is not the one that the table's sequence numbers are of.
+func (r *run) createdAgain() error {
+	return stream.Fatal(fmt.Errorf("stream %q was deleted and created again since the last run, so the stored sequence numbers mean nothing; "+
+		"delete %s to start anew", r.cfg.Stream, r.connection.table))
 }
 
 // partitions is what lease.Worker may own.
@@ -309,12 +310,13 @@ func (r *run) begin(l *lease.Lease) {
 // share is how many bytes one shard may read in advance.
 func (r *run) share() int64 { return max(64<<10, r.cfg.Fetch.MaxBytes/max(1, r.tenures.Load())) }
 
-func (r *run) describe(ctx context.Context) (*types.StreamDescriptionSummary, error) {
+// describe looks the stream up, at a time of the service's clock.
+func (r *run) describe(ctx context.Context) (*types.StreamDescriptionSummary, time.Time, error) {
 	out, err := r.kinesis.DescribeStreamSummary(ctx, &kinesis.DescribeStreamSummaryInput{StreamName: &r.cfg.Stream})
 	if err != nil {
-		return nil, explain("look up", r.String(), err)
+		return nil, time.Time{}, explain("look up", r.String(), err)
 	}
-	return out.StreamDescriptionSummary, nil
+	return out.StreamDescriptionSummary, serverTime(out.ResultMetadata), nil
 }
 
 // bounded gives a call or two a deadline.

@@ -161,7 +161,7 @@ func (r *run) watch() {
 
 // look is one round of watch.
 func (r *run) look(ctx context.Context) error {
-	summary, err := r.describe(ctx)
+	summary, _, err := r.describe(ctx)
 	if err != nil {
 		return err
 	}

@@ -116,6 +116,11 @@ func (t *table) claimStream(ctx context.Context, o origin) (origin, error) {
 	if !isConflict(err) {
 		return o, explain("write to", t.String(), err)
 	}
+	return t.origin(ctx)
+}
+
+// origin is what claimStream stored.
+func (t *table) origin(ctx context.Context) (o origin, err error) {
 	found, err := t.get(ctx, streamItem)
 	if err != nil {
 		return o, err

@@ -33,7 +33,8 @@
 // Verified on nats-server 2.15 as a process of its own by the tests with the tag real: TLS, users by password and by JWT with a
 // credentials file, sync_interval: always, and kills. Not run: a cluster of servers.
 //
-// Read nats.go (a run from start to stop), tenure.go (one partition's life, what is missing), reader.go (fetching), table.go.
+// Read nats.go (a run from start to stop), tenure.go (one partition's life, what is missing), reader.go (fetching), table.go,
+// reread.go (a replay).
 package nats
 
 import (

@@ -90,8 +90,7 @@ func (t *tenure) begin(ctx context.Context, after stream.Position, ok bool) (nex
 	}
 	created := t.run.info.Created.UnixNano()
 	if t.mark.Created != 0 && t.mark.Created != created {
-		return 0, stream.Fatal(fmt.Errorf("stream %q was deleted and created again since the last run, so the stored sequences mean nothing; "+
-			"delete bucket %s to start anew", t.run.cfg.Stream, t.run.cfg.Bucket))
+		return 0, t.run.createdAgain()
 	}
 	t.mark.Created = created
 	err = t.run.retry(ctx, "start lookup failed", func(ctx context.Context) error {
@@ -150,8 +149,14 @@ func (t *tenure) configuredStart(ctx context.Context, first, last uint64) (uint6
 	case t.run.cfg.Start == latest:
 		return last + 1, nil
 	}
+	return t.run.firstSince(ctx, at, first)
+}
+
+// firstSince is the sequence of the first message that the stream took at a time or later, of any partition. first is the stream's
+// first one.
+func (r *run) firstSince(ctx context.Context, at time.Time, first uint64) (uint64, error) {
 	// The server finds the place for a consumer that starts by time.
-	c, err := t.run.js.CreateConsumer(ctx, t.run.cfg.Stream, jetstream.ConsumerConfig{
+	c, err := r.js.CreateConsumer(ctx, r.cfg.Stream, jetstream.ConsumerConfig{
 		AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &at,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: idleCursor,
 	})
@@ -159,8 +164,14 @@ func (t *tenure) configuredStart(ctx context.Context, first, last uint64) (uint6
 		return 0, fmt.Errorf("find the first message since %v: %w", at, denied(err))
 	}
 	info := c.CachedInfo()
-	dropConsumer(t.run.connection, t.run.cfg.Stream, info.Name)
+	dropConsumer(r.connection, r.cfg.Stream, info.Name)
 	return max(first, info.Delivered.Stream+1), nil
+}
+
+// createdAgain says what to do about a stream that is not the one that the bucket's sequences are of.
+func (s *Source) createdAgain() error {
+	return stream.Fatal(fmt.Errorf("stream %q was deleted and created again since the last run, so the stored sequences mean nothing; "+
+		"delete bucket %s to start anew", s.cfg.Stream, s.cfg.Bucket))
 }
 
 // verify moves verified to the received sequence. The stream's first one was asked for after that.

@@ -56,6 +56,10 @@ func cases() []testCase {
 		{"crash before the end of a split partition is recorded", 1, crashAtEnd},
 		{"crash before the end of a merged partition is recorded", 2, crashAtMerge},
 		{"workers come and go while partitions split and merge", 2, churnResharding},
+		{"reads again what is committed, beside its owner", 3, readsAgain},
+		{"stops reading again", 2, stopsReadingAgain},
+		{"reads again what is left", 2, readsWhatIsLeft},
+		{"reads again what followed a split and a merge", 1, readsAgainAfterResharding},
 	}
 }
 

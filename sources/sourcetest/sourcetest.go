@@ -112,7 +112,7 @@ type Resharder interface {
 
 // Worker is a source as one process has it, with the faults that its outside can have.
 type Worker struct {
-	Source stream.Source
+	Source stream.Source // a stream.Rereader too
 
 	// Sever cuts the worker off from its servers for good, without a word to them: the others see a process that was
 	// killed. nil: the source has no servers, and its crash is a Run whose Drains failed.
