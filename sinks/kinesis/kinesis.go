@@ -137,6 +137,8 @@ func New(cfg Config, o Options) (*Sink, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	// By HTTP/2 a call that is given up leaves its connection to the next one: a dead connection has to be noticed.
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: cfg.Timeout / 2, PingTimeout: cfg.Timeout / 2}
 	s := &Sink{cfg: cfg, o: o, http: &http.Client{Transport: transport}}
 	s.connect = sync.OnceValues(s.load)
 	options := bulk.Options{

@@ -26,6 +26,7 @@ import (
 	"github.com/millrace-io/millrace/testenv/awsjson"
 	tables "github.com/millrace-io/millrace/testenv/dynamodb"
 	server "github.com/millrace-io/millrace/testenv/kinesis"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 // Mutations seen red (line broken -> test):
@@ -41,7 +42,7 @@ import (
 
 func TestMain(m *testing.M) {
 	os.Unsetenv("AWS_CA_BUNDLE") // every client would read all of its certificates, for servers that speak plain HTTP
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, network.Leftovers()...)
 }
 
 func newSchema(t testing.TB) *stream.Schema {

@@ -56,7 +56,7 @@ func RunNetwork(t *testing.T, b NetworkBackend) {
 	defer b.Network.Set(network.Healthy)
 	n.write()
 	n.flush()
-	for _, f := range []network.Fault{network.Latency, network.Reset, network.HalfOpen, network.Bandwidth, network.Refused, network.Sliced} {
+	for _, f := range []network.Fault{network.Latency, network.Reset, network.HalfOpen, network.Bandwidth, network.Refused, network.Sliced, network.Forgotten} {
 		began := time.Now()
 		n.fault(f)
 		t.Logf("%s: %s", f, time.Since(began).Round(10*time.Millisecond))

@@ -136,7 +136,7 @@ func (s *Source) connect(ctx context.Context) (*connection, error) {
 	sdk := logging.LoggerFunc(func(_ logging.Classification, format string, v ...any) {
 		s.log.Debug("aws sdk", "text", fmt.Sprintf(format, v...))
 	})
-	cfg, err := config.LoadDefaultConfig(ctx, append([]func(*config.LoadOptions) error{config.WithLogger(sdk)}, s.aws...)...)
+	cfg, err := config.LoadDefaultConfig(ctx, append([]func(*config.LoadOptions) error{config.WithLogger(sdk), Transport()}, s.aws...)...)
 	if err != nil {
 		return nil, stream.Fatal(fmt.Errorf("the AWS configuration in the environment or in ~/.aws: %w", err))
 	}

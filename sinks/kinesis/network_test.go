@@ -1,0 +1,40 @@
+package kinesis
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace-io/millrace/sinks/sinktest"
+	"github.com/millrace-io/millrace/stream"
+	server "github.com/millrace-io/millrace/testenv/kinesis"
+	"github.com/millrace-io/millrace/testenv/network"
+)
+
+func TestTheServerInProcessLosesNothingOnABadNetwork(t *testing.T) {
+	s := start(t, server.Options{})
+	s.CreateStream("faulty", 3)
+	s.CreateStream("calm", 3)
+	losesNothing(t, s.URL(), "", Config{Aggregate: true, Columns: []string{"id", "user", "price"}, Timeout: 600 * time.Millisecond})
+}
+
+// losesNothing runs the suite for two streams of the server at url, whose names begin with prefix and end with faulty and calm.
+func losesNothing(t *testing.T, url, prefix string, cfg Config) {
+	t.Helper()
+	proxy := network.New(t, strings.TrimPrefix(url, "http://"))
+	client := newClient(t, url)
+	over := func(address, name string) sinktest.UpsertBackend {
+		cfg := cfg
+		cfg.Stream = name
+		b := backend(t, client, cfg, nil)
+		open := b.New
+		b.New = func(t *testing.T, o stream.Ordering) stream.Upsert {
+			environment(t, address)
+			return open(t, o)
+		}
+		return b
+	}
+	sinktest.RunNetwork(t, sinktest.NetworkBackend{
+		UpsertBackend: over("http://"+proxy.Addr, prefix+"faulty"), Calm: over(url, prefix+"calm"), Network: proxy,
+	})
+}
