@@ -241,8 +241,8 @@ func TestAReceiverThatDropsRepeatsKeepsTheRulesOfAnUpsertSink(t *testing.T) {
 				v.answer = poisoned
 				return sinktest.UpsertBackend{
 					Schema: newSchema(t), Shape: sinktest.Identity, Fail: v.Set,
-					New:    func(t *testing.T, _ stream.Ordering) stream.Upsert { return v.newSink(t, cfg) },
-					Poison: func(e *stream.Event) { e.Values[stream.URL] = stream.StringValue("https://shop.example/poison") },
+					New:      func(t *testing.T, _ stream.Ordering) stream.Upsert { return v.newSink(t, cfg) },
+					Poison:   func(e *stream.Event) { e.Values[stream.URL] = stream.StringValue("https://shop.example/poison") },
 					Contents: v.held,
 				}
 			})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/sinktest"
+	"github.com/millrace-io/millrace/testenv/network"
 	"github.com/millrace-io/millrace/testenv/s3"
 )
 
@@ -42,7 +43,7 @@ import (
 //	Overflow: a receipt that is gone is asked for for ever -> Rules/OverflowIsHidden
 
 func TestMain(m *testing.M) {
-	var ignored []goleak.Option
+	ignored := network.Leftovers()
 	for _, name := range s3.Leftovers() {
 		ignored = append(ignored, goleak.IgnoreAnyFunction(name))
 	}
