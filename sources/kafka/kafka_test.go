@@ -68,9 +68,10 @@ import (
 
 	"github.com/millrace-io/millrace/sources/sourcetest"
 	"github.com/millrace-io/millrace/testenv/broker"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, network.Leftovers()...) }
 
 const (
 	// session is the shortest that a loaded machine keeps.

@@ -26,6 +26,7 @@ const (
 	Healthy   Fault = iota
 	Latency         // answers take 300 ms longer, give or take 100 ms
 	Reset           // a connection is reset, to both sides, in the middle of what the client sends: after ResetAfter bytes
+	Silent          // nothing arrives on either side, the connections stay, and new ones can be made
 	HalfOpen        // requests arrive and have their effect, the connection stays, and the answers are lost
 	Bandwidth       // requests take a second for 32 KB, on each connection
 	Sliced          // answers come in pieces of some bytes
@@ -37,7 +38,7 @@ const (
 const ResetAfter = 700
 
 func (f Fault) String() string {
-	return [...]string{"healthy", "latency", "reset", "half-open", "bandwidth", "sliced", "refused", "forgotten"}[f]
+	return [...]string{"healthy", "latency", "reset", "silent", "half-open", "bandwidth", "sliced", "refused", "forgotten"}[f]
 }
 
 // toxics are toxiproxy's, in JSON. Upstream is what the client sends.
@@ -51,6 +52,8 @@ func (f Fault) toxics() []string {
 			fmt.Sprintf(`{"type":"limit_data","stream":"upstream","attributes":{"bytes":%d}}`, ResetAfter),
 			`{"type":"reset_peer","stream":"upstream","toxicity":0,"attributes":{"timeout":0}}`,
 		}
+	case Silent:
+		return []string{`{"type":"timeout","stream":"upstream","attributes":{"timeout":0}}`, `{"type":"timeout","stream":"downstream","attributes":{"timeout":0}}`}
 	case HalfOpen:
 		return []string{`{"type":"timeout","stream":"downstream","attributes":{"timeout":0}}`}
 	case Bandwidth:
@@ -117,8 +120,8 @@ func New(t testing.TB, server string) *Proxy {
 	return p
 }
 
-// Set replaces the fault. It is there for open connections too, and what is on its way on them. A HalfOpen connection is
-// closed when its fault ends, and so is one that is Forgotten.
+// Set replaces the fault. It is there for open connections too, and what is on its way on them. A connection that was
+// HalfOpen, Silent or Forgotten is closed when its fault ends.
 func (p *Proxy) Set(f Fault) {
 	p.t.Helper()
 	done := make(chan error, 1)

@@ -159,6 +159,22 @@ func TestAHalfOpenConnectionCarriesRequestsAndNoAnswers(t *testing.T) {
 	ask(t, dial(t, p), 10_000)
 }
 
+func TestSilentConnectionsCarryNothing(t *testing.T) {
+	s, p, conns := opened(t, Silent)
+	was := s.got.Load()
+	for when, c := range conns {
+		if _, err := c.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if n, err := c.Read(make([]byte, 10)); !errors.Is(err, os.ErrDeadlineExceeded) || s.got.Load() != was {
+			t.Errorf("on a connection from %s there are %d bytes, %v; the server got %d", when, n, err, s.got.Load()-was)
+		}
+	}
+	p.Set(Healthy)
+	ask(t, dial(t, p), 1000)
+}
+
 func TestForgottenConnectionsAreSilentAndNewOnesAreWell(t *testing.T) {
 	s, p, conns := opened(t, Forgotten)
 	was := s.got.Load()
