@@ -36,6 +36,7 @@ import (
 //	sign: without the timestamp -> TheSignatureIsThatOfStandardWebhooks
 //	hidden: the error as it is -> ErrorsHoldNoSecrets
 //	meaning: 404 is about the events; 429 is -> WhatNoRepetitionMendsSaysWhatToDo; RetryAfterIsWaitedFor
+//	New: no pings -> AConnectionThatTheNetworkForgotIsNotUsedForEver
 //	New: redirects are followed -> WhatNoRepetitionMendsSaysWhatToDo
 //	Encode: any size -> EventsOfMoreThanMaxBytesAreDeadLetters
 
@@ -73,16 +74,8 @@ type request struct {
 
 func newReceiver(t testing.TB) *receiver {
 	t.Helper()
-	v := newUnstarted(t)
-	v.Start()
-	return v
-}
-
-// newUnstarted is to be started, with TLS or without.
-func newUnstarted(t testing.TB) *receiver {
-	t.Helper()
 	v := &receiver{events: map[string]sinktest.Held{}}
-	v.Server = httptest.NewUnstartedServer(http.HandlerFunc(v.serve))
+	v.Server = httptest.NewServer(http.HandlerFunc(v.serve))
 	t.Cleanup(func() {
 		v.CloseClientConnections()
 		v.Close()

@@ -1,9 +1,8 @@
 package http
 
 import (
-	"encoding/pem"
-	"os"
-	"path/filepath"
+	"context"
+	"net/http"
 	"testing"
 	"time"
 
@@ -29,26 +28,18 @@ func TestAReceiverLosesNothingOnABadNetwork(t *testing.T) {
 	})
 }
 
-// By HTTP/2 all requests have one connection, and a request that is given up leaves it as it is.
 func TestAConnectionThatTheNetworkForgotIsNotUsedForEver(t *testing.T) {
-	v := newUnstarted(t)
-	v.EnableHTTP2 = true
-	v.StartTLS()
-	proxy := network.New(t, v.Listener.Addr().String())
-	ca := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: v.Certificate().Raw}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := newSink(t, "https://"+proxy.Addr, Config{TLS: &trust.TLS{CA: ca}, Timeout: 300 * time.Millisecond})
-	other, err := s.Writer(stream.Tenure{Partition: "other", Schema: newSchema(t)})
+	v := newReceiver(t)
+	far := sinktest.NewHTTP2(t, http.HandlerFunc(v.serve))
+	s := newSink(t, far.URL, Config{TLS: &trust.TLS{CA: far.CA}, Timeout: 300 * time.Millisecond})
+	w, err := s.Writer(stream.Tenure{Partition: "p", Schema: newSchema(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close() // while it is there, the sink keeps its connections
-	for _, f := range []network.Fault{network.Healthy, network.Forgotten} {
-		proxy.Set(f)
-		if dead, err := write(t, s, 10, nothing); err != nil || len(dead) > 0 {
-			t.Fatalf("%s: %d dead letters, %v", f, len(dead), err)
-		}
-	}
+	defer w.Close()
+	far.Forgets(t, func(ctx context.Context) error {
+		w.Write(sinktest.Events(newSchema(t))(0, 10))
+		_, err := w.Flush(ctx)
+		return err
+	})
 }

@@ -26,6 +26,7 @@ import (
 	"sync"
 	"time"
 
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
@@ -159,6 +160,9 @@ func (s *Sink) load() (*kinesis.Client, error) {
 	}
 	if cfg.Region == "" {
 		return nil, stream.Fatal(fmt.Errorf("%s: no region; set AWS_REGION to the stream's", s))
+	}
+	if b, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok { // it knows AWS_CA_BUNDLE
+		s.http.Transport.(*http.Transport).TLSClientConfig = b.GetTransport().TLSClientConfig
 	}
 	return source.PutClient(cfg, func(o *kinesis.Options) { o.HTTPClient = s.http }), nil
 }

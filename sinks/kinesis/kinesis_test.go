@@ -38,6 +38,7 @@ import (
 //	wave: an aggregate has no limit -> AnAggregateHasOneKeyAndIsSmall
 //	proceed: a key goes on after it failed -> AggregatesOfSeveralCallsKeepTheOrder
 //	aggregate: a wrong checksum, no tags -> TheSourceReadsWhatTheSinkAggregates
+//	New: no pings -> AConnectionThatTheNetworkForgotIsNotUsedForEver
 //	Encode: a new key each time -> EventsWithoutAKeyGoToAllShardsAndComeAgainWithTheSameKey
 
 func TestMain(m *testing.M) {

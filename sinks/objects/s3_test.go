@@ -298,6 +298,23 @@ func TestAPartThatIsCutInItsMiddleIsSentAgain(t *testing.T) {
 	}
 }
 
+func TestAConnectionThatTheNetworkForgotIsNotUsedForEver(t *testing.T) {
+	far := sinktest.NewHTTP2(t, slow(1<<20))
+	setenv(t, (&s3.Server{}).Env(far.URL))
+	t.Setenv("AWS_ACCESS_KEY_ID", "x")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "x")
+	t.Setenv("AWS_CA_BUNDLE", far.CA)
+	s, err := objects.Open(t.Context(), "s3://lake/x", objects.Options{PartTimeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	far.Forgets(t, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		return s.Put(ctx, "k", []byte("v"))
+	})
+}
+
 // slow reads so much of a part in 10 ms, and answers whatever an upload asks.
 type slow int64
 

@@ -41,6 +41,8 @@ type observed interface {
 //	kafka, Send: the first message of a failed request counts as written -> kafka
 //	nats, message: no id -> nats, twice in the stream
 //	nats, reason: nobody was late -> nats, the sink's state
+//	http, late: nothing is said -> http, the sink's state
+//	kinesis, put: a call that failed counts as written -> kinesis
 
 // RunNetwork writes while one fault of the network after the other comes, finds requests under way, and goes. In the end the
 // server holds every record as a server does that saw no fault. A sink's requests should time out after some seconds.
