@@ -4,11 +4,8 @@ package deadletter_test
 
 import (
 	"testing"
-	"time"
 
-	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/sinktest"
-	"github.com/millrace-io/millrace/stream"
 )
 
 func TestRealBucketLosesNoDeadLettersOnABadNetwork(t *testing.T) {
@@ -18,14 +15,5 @@ func TestRealBucketLosesNoDeadLettersOnABadNetwork(t *testing.T) {
 	for k, v := range srv.Env("http://" + far.Addr) {
 		t.Setenv(k, v)
 	}
-	sinktest.RunStagedNetwork(t, sinktest.StagedNetworkBackend[*stream.DeadLetter]{
-		Backend: b, Far: far,
-		Open: func(t *testing.T) objects.Store {
-			s, err := objects.Open(t.Context(), "s3://lake/far", objects.Options{PartTimeout: time.Second})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		},
-	})
+	sinktest.RunStagedNetwork(t, b, far)
 }

@@ -264,15 +264,15 @@ func TestAPartThatIsCutInItsMiddleIsSentAgain(t *testing.T) {
 	far := sinktest.NewFar(t, srv.URL())
 	direct := open(t, "s3://lake/x")
 	setenv(t, srv.Env("http://"+far.Addr))
-	s, err := objects.Open(t.Context(), "s3://lake/x", objects.Options{PartTimeout: 300 * time.Millisecond})
+	s, err := objects.Open(t.Context(), "s3://lake/x", objects.Options{PartTimeout: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, f := range []network.Fault{network.Reset, network.Refused, network.HalfOpen, network.Forgotten} {
+	for i, f := range []network.Fault{network.Reset, network.Refused, network.HalfOpen} {
 		u := s.Begin(f.String())
 		data := noise(9<<20, byte(i))
 		u.Write(data)
-		arrived, goOn := far.Requests.Hold(faults.Operation("UploadPart"))
+		arrived, goOn := far.Requests.Hold(t.Context(), faults.Operation("UploadPart"))
 		if err := u.Send(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -2,11 +2,8 @@ package parquet_test
 
 import (
 	"testing"
-	"time"
 
-	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/sinktest"
-	"github.com/millrace-io/millrace/stream"
 )
 
 func TestALakeLosesNothingOnABadNetwork(t *testing.T) {
@@ -16,14 +13,5 @@ func TestALakeLosesNothingOnABadNetwork(t *testing.T) {
 	for k, v := range srv.Env("http://" + far.Addr) {
 		t.Setenv(k, v)
 	}
-	sinktest.RunStagedNetwork(t, sinktest.StagedNetworkBackend[*stream.Event]{
-		Backend: b, Far: far,
-		Open: func(t *testing.T) objects.Store {
-			s, err := objects.Open(t.Context(), "s3://lake/far", objects.Options{PartTimeout: time.Second})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		},
-	})
+	sinktest.RunStagedNetwork(t, b, far)
 }

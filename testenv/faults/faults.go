@@ -95,17 +95,18 @@ func (p *Proxy) Order(match func(*http.Request) bool, next ...Fault) {
 }
 
 type hold struct {
+	ctx     context.Context
 	match   func(*http.Request) bool
 	arrived chan struct{}
 	goOn    chan struct{}
 }
 
-// Hold makes the next request that matches wait until goOn is called, or its client has gone. arrived is closed when it is there; of
-// its body some may still be on the way.
-func (p *Proxy) Hold(match func(*http.Request) bool) (arrived <-chan struct{}, goOn func()) {
+// Hold makes the next request that matches wait until goOn is called, its client has gone, or ctx ends. arrived is closed when it is
+// there; of its body some may still be on the way.
+func (p *Proxy) Hold(ctx context.Context, match func(*http.Request) bool) (arrived <-chan struct{}, goOn func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := hold{match, make(chan struct{}), make(chan struct{})}
+	h := hold{ctx, match, make(chan struct{}), make(chan struct{})}
 	p.holds = append(p.holds, h)
 	return h.arrived, sync.OnceFunc(func() { close(h.goOn) })
 }
@@ -124,6 +125,7 @@ func (p *Proxy) wait(r *http.Request) {
 	close(h.arrived)
 	select {
 	case <-h.goOn:
+	case <-h.ctx.Done():
 	case <-r.Context().Done():
 	}
 }
