@@ -13,18 +13,23 @@ import (
 )
 
 func TestAReceiverLosesNothingOnABadNetwork(t *testing.T) {
+	losesNothing(t, Config{Columns: []string{"id", "user", "price"}, Requests: 8, Timeout: 300 * time.Millisecond}, sinktest.Quick())
+}
+
+func losesNothing(t *testing.T, cfg Config, fs []network.Fault) {
+	t.Helper()
 	faulty, calm := newReceiver(t), newReceiver(t)
 	proxy := network.New(t, faulty.Listener.Addr().String())
 	over := func(url string, v *receiver) sinktest.UpsertBackend {
 		return sinktest.UpsertBackend{
 			Schema: newSchema(t), Shape: sinktest.Identity, Contents: v.held,
 			New: func(t *testing.T, _ stream.Ordering) stream.Upsert {
-				return newSink(t, url, Config{Columns: []string{"id", "user", "price"}, Requests: 8, Timeout: 600 * time.Millisecond})
+				return newSink(t, url, cfg)
 			},
 		}
 	}
 	sinktest.RunNetwork(t, sinktest.NetworkBackend{
-		UpsertBackend: over("http://"+proxy.Addr, faulty), Calm: over(calm.URL, calm), Network: proxy,
+		UpsertBackend: over("http://"+proxy.Addr, faulty), Calm: over(calm.URL, calm), Network: proxy, Faults: fs,
 	})
 }
 

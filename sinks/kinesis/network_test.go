@@ -19,7 +19,7 @@ func TestTheServerInProcessLosesNothingOnABadNetwork(t *testing.T) {
 	s := start(t, server.Options{})
 	s.CreateStream("faulty", 3)
 	s.CreateStream("calm", 3)
-	losesNothing(t, s.URL(), "", Config{Aggregate: true, Columns: []string{"id", "user", "price"}, Timeout: 600 * time.Millisecond})
+	losesNothing(t, s.URL(), "", Config{Aggregate: true, Columns: []string{"id", "user", "price"}, Timeout: 300 * time.Millisecond}, sinktest.Quick())
 }
 
 func TestAConnectionThatTheNetworkForgotIsNotUsedForEver(t *testing.T) {
@@ -45,7 +45,7 @@ func TestAConnectionThatTheNetworkForgotIsNotUsedForEver(t *testing.T) {
 }
 
 // losesNothing runs the suite for two streams of the server at url, whose names begin with prefix and end with faulty and calm.
-func losesNothing(t *testing.T, url, prefix string, cfg Config) {
+func losesNothing(t *testing.T, url, prefix string, cfg Config, fs []network.Fault) {
 	t.Helper()
 	proxy := network.New(t, strings.TrimPrefix(url, "http://"))
 	client := newClient(t, url)
@@ -61,6 +61,6 @@ func losesNothing(t *testing.T, url, prefix string, cfg Config) {
 		return b
 	}
 	sinktest.RunNetwork(t, sinktest.NetworkBackend{
-		UpsertBackend: over("http://"+proxy.Addr, prefix+"faulty"), Calm: over(url, prefix+"calm"), Network: proxy,
+		UpsertBackend: over("http://"+proxy.Addr, prefix+"faulty"), Calm: over(url, prefix+"calm"), Network: proxy, Faults: fs,
 	})
 }

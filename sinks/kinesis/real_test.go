@@ -84,7 +84,7 @@ func TestRealKinesaliteLosesNothingOnABadNetwork(t *testing.T) {
 			for _, stream := range []string{"faulty", "calm"} {
 				create(t, client, name+stream)
 			}
-			losesNothing(t, s.URL(), name, cfg)
+			losesNothing(t, s.URL(), name, cfg, nil)
 		})
 	}
 }

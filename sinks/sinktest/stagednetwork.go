@@ -44,11 +44,12 @@ func NewFar(t testing.TB, url string) *Far {
 //	Withdraw: what is published stays
 
 // RunStagedNetwork checks a sink whose bucket is far away. b's Store is past the network; the AWS SDK's environment leads through it.
+// The faults fs come, in order; none: all.
 //
 // It commits while one fault of the network after the other comes, finds a request under way, and goes: one that stages,
 // and one that publishes. In the end what is committed is there once, and nothing else. No call takes longer than it is given, and
 // what it returns says what is wrong.
-func RunStagedNetwork[T any](t *testing.T, b Backend[T], far *Far) {
+func RunStagedNetwork[T any](t *testing.T, b Backend[T], far *Far, fs ...network.Fault) {
 	s := &suite[T]{t: t, ctx: t.Context(), b: b}
 	store, err := objects.Open(s.ctx, b.Store.String(), objects.Options{PartTimeout: time.Second})
 	s.check(err, "open the store")
@@ -56,7 +57,10 @@ func RunStagedNetwork[T any](t *testing.T, b Backend[T], far *Far) {
 	n := &stagedNetwork[T]{suite: s, far: far}
 	defer far.Set(network.Healthy)
 	w := s.tenure(s.sink, 1)
-	for _, f := range []network.Fault{network.Healthy, network.Latency, network.Bandwidth, network.Sliced, network.Reset, network.HalfOpen, network.Refused, network.Forgotten} {
+	if len(fs) == 0 {
+		fs = []network.Fault{network.Latency, network.Bandwidth, network.Sliced, network.Reset, network.HalfOpen, network.Refused, network.Forgotten}
+	}
+	for _, f := range append([]network.Fault{network.Healthy}, fs...) {
 		began := time.Now()
 		n.commit(w, f)
 		t.Logf("%s: %s", f, time.Since(began).Round(10*time.Millisecond))

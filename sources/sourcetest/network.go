@@ -12,7 +12,8 @@ import (
 
 // Mutations seen red (line broken in a source, or in package lease):
 //
-//	a late commit is accepted (kinesis: the table's condition) -> a worker that is cut off is replaced
+//	kinesis: neither the table's condition nor the lease's own end refuses a late commit, of which one is enough
+//	  -> a worker that is cut off is replaced
 //	a silent owner is not replaced -> the same
 //	Failing says nothing; what succeeds again is not heard -> goes on when the answers are there again
 //	a call that reads has no time-out; no pings -> gives up connections that are dead
