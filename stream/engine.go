@@ -72,6 +72,8 @@ type Stats struct {
 	Budget, Buffered    int64     // bytes: Config.Memory, and what is in use of it
 	Unowned             int       // partitions without an owner, in any process; -1: the source does not know
 	Partitions          []PartitionStats
+	SourceFailing       string               // why the source's servers cannot be used at present; empty while they can, or if it cannot tell
+	SourceFailingSince  time.Time            // zero while they can
 	Sinks               map[string]SinkStats // of the upsert sinks that have some
 }
 

@@ -91,6 +91,7 @@ type Engine struct {
 	workers   map[*worker]bool
 	counts    Stats // the counters only
 	overview  Overview
+	contact   Contact
 	undrained int // partitions with uncommitted records that a stop left behind
 	running   sync.WaitGroup
 }
@@ -118,11 +119,10 @@ func (e *Engine) Run(soft, hard context.Context, src Source) error {
 	defer e.softStop()
 	defer e.hardStop(nil)
 
-	if o, ok := src.(Overview); ok {
-		e.mu.Lock()
-		e.overview = o
-		e.mu.Unlock()
-	}
+	e.mu.Lock()
+	e.overview, _ = src.(Overview)
+	e.contact, _ = src.(Contact)
+	e.mu.Unlock()
 	err := src.Run(e.soft, e.assigned)
 	e.abortAll()
 	e.running.Wait()

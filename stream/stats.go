@@ -44,6 +44,9 @@ func (e *Engine) Stats() Stats {
 	if e.overview != nil {
 		s.Unowned = e.overview.Unowned()
 	}
+	if e.contact != nil {
+		s.SourceFailing, s.SourceFailingSince = e.contact.Failing()
+	}
 	for w := range e.workers {
 		s.Partitions = append(s.Partitions, w.stats())
 	}

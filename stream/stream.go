@@ -144,6 +144,13 @@ type Overview interface {
 	Unowned() int
 }
 
+// Contact is what a Source may tell of its servers beside its contract.
+type Contact interface {
+	// Failing is why calls to the servers fail at present, and since when; empty and zero while they succeed. It is safe for
+	// concurrent use.
+	Failing() (why string, since time.Time)
+}
+
 // Assignment is one tenure of one partition in this process. The source implements it; all methods are safe for
 // concurrent use.
 type Assignment interface {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 // Mutations seen red (line broken -> test):
@@ -31,7 +33,7 @@ func TestMain(m *testing.M) {
 	case "crash":
 		crashingPart(os.Args[1:])
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, network.Leftovers()...)
 }
 
 // outcome is what a call of the program left.

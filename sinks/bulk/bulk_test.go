@@ -31,6 +31,7 @@ import (
 //	withdraw: a request under way is not looked at -> CloseEndsARequestThatHangsAndTheOthersWritesGoOn
 //	hash: LogOrder by the key -> EveryWriteIsSettledOnceInOrderUnderAllFaults
 //	late: nothing is said -> ASinkThatHasNoAnswerSaysHowLongItWaited
+//	backOff: late requests are not made smaller; nor below the size that throttled ones have -> RequestsThatAreLateBecomeSmallerUntilTheyArrive
 //	landed: no poke -> AFatalErrorReachesTheEngine (hangs)
 
 func TestMain(m *testing.M) {
@@ -223,6 +224,29 @@ func TestASinkThatHasNoAnswerSaysHowLongItWaited(t *testing.T) {
 		close(target.hang)
 		if _, err := w.Flush(t.Context()); err != nil || s.Stats().Failing != "" {
 			t.Errorf("after an answer it fails with %q; flush: %v", s.Stats().Failing, err)
+		}
+	})
+}
+
+func TestRequestsThatAreLateBecomeSmallerUntilTheyArrive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const each = 100 * time.Millisecond // for which a write is on its way
+		const timeout = time.Second
+		target := &server{fail: func(items []*bulk.Item) error {
+			time.Sleep(min(timeout, time.Duration(len(items))*each))
+			if len(items) > int(timeout/each) {
+				return context.DeadlineExceeded
+			}
+			return nil
+		}}
+		s := bulk.New(target, bulk.Options{Name: "out", Timeout: timeout, Lanes: 1})
+		w := open(t, s, "p")
+		defer w.Close()
+		w.Write(events(0, slices.Repeat([]string{"a"}, 400)...))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*400*each)
+		defer cancel()
+		if dead, err := w.Flush(ctx); err != nil || len(dead) > 0 || len(target.applied) != 400 {
+			t.Errorf("%d dead letters, %d of 400 are written, %v", len(dead), len(target.applied), err)
 		}
 	})
 }

@@ -36,7 +36,7 @@ type lane struct {
 	halted int              // nothing is sent while somebody withdraws
 
 	// How much the server takes, owned by run.
-	items    int // at most, of one request; smaller while the server throttles
+	items    int // at most, of one request; smaller while the server throttles, or while larger ones have no answer in time
 	most     int // bytes, at most; smaller after ErrTooLarge
 	failures int // requests in a row with something to repeat
 }
@@ -357,10 +357,15 @@ func (l *lane) landed(f *flight, err error) {
 // late says of an answer that did not come how long it was waited for: operators read it.
 func (l *lane) late(f *flight, err error) error {
 	end, _ := f.ctx.Deadline()
-	if errors.Is(err, ErrLate) || errors.Is(err, context.DeadlineExceeded) && !time.Now().Before(end) { // a client may look before the context's timer does
+	if isLate(err) && (errors.Is(err, ErrLate) || !time.Now().Before(end)) { // a client may look before the context's timer does
 		return fmt.Errorf("no answer within %s: %w", l.sink.o.Timeout, err)
 	}
 	return err
+}
+
+// isLate says that there was no answer in time.
+func isLate(err error) bool {
+	return errors.Is(err, ErrLate) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // shrink makes requests smaller from now on. A single item that is too large is refused.
@@ -401,7 +406,7 @@ func (l *lane) backOff(now time.Time, f *flight, repeat []*Item, err error) {
 	switch {
 	case len(repeat) == 0:
 		l.failures = 0
-		l.items = min(l.sink.o.Items, l.items+max(1, l.sink.o.Items/16))
+		l.items = min(l.sink.o.Items, l.items+max(1, min(l.items, l.sink.o.Items/16)))
 		l.due = now
 		return
 	case errors.Is(err, errSmaller), errors.Is(err, context.Canceled), err == nil:
@@ -415,7 +420,11 @@ func (l *lane) backOff(now time.Time, f *flight, repeat []*Item, err error) {
 	if 2*len(repeat) > len(f.items) {
 		l.paused = l.due
 	}
-	l.items = max(1, l.sink.o.Items/16, l.items/2)
+	if isLate(err) { // the network may be too slow for so much: the same once more would be late again
+		l.items = max(1, min(l.items, len(f.items))/2)
+	} else {
+		l.items = max(1, min(l.items, l.sink.o.Items/16), l.items/2)
+	}
 	if l.failures == 1 || pause > lastPause/2 {
 		l.sink.o.Log.Warn("writes fail and are repeated", "sink", l.sink.o.Name, "writes", len(repeat), "error", err)
 	}

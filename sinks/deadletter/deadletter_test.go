@@ -18,6 +18,7 @@ import (
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/stream"
+	"github.com/millrace-io/millrace/testenv/network"
 	"github.com/millrace-io/millrace/testenv/s3"
 )
 
@@ -37,7 +38,7 @@ import (
 //	Reader: the bytes that it has are not looked at, are taken for another file's -> ReaderFindsLettersInAnyOrder
 
 func TestMain(m *testing.M) {
-	var ignored []goleak.Option
+	ignored := network.Leftovers()
 	for _, name := range s3.Leftovers() {
 		ignored = append(ignored, goleak.IgnoreAnyFunction(name))
 	}
@@ -62,22 +63,29 @@ func TestDeadLettersInAFolderKeepTheRulesOfASink(t *testing.T) {
 }
 
 func TestDeadLettersInABucketKeepTheRulesOfASink(t *testing.T) {
-	srv, err := s3.Start(t.Context(), t.TempDir(), s3.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := srv.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	for k, v := range srv.Env(srv.URL()) {
-		t.Setenv(k, v)
-	}
+	server(t)
 	n := new(atomic.Int64)
 	sinktest.Run(t, func(t *testing.T) sinktest.Backend[*stream.DeadLetter] {
 		return backend(t, fmt.Sprintf("s3://lake/dead%d", n.Add(1)))
 	})
+}
+
+// server starts an S3 server and points the AWS SDK to it.
+func server(t *testing.T) *s3.Server {
+	t.Helper()
+	srv, err := s3.Start(t.Context(), t.TempDir(), s3.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := srv.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for k, v := range srv.Env(srv.URL()) {
+		t.Setenv(k, v)
+	}
+	return srv
 }
 
 // store returns a folder's store with the letters published as one commit, and the key of their file.

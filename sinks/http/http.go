@@ -178,6 +178,8 @@ func New(cfg Config, o Options) (*Sink, error) {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = cfg.Requests
+	// By HTTP/2 a request that is given up leaves its connection to the next one: a dead connection has to be noticed.
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: cfg.Timeout / 2, PingTimeout: cfg.Timeout / 2}
 	if cfg.TLS != nil {
 		t, err := cfg.TLS.Load()
 		if err != nil {
@@ -231,14 +233,14 @@ func (s *Sink) Idle() { s.http.CloseIdleConnections() }
 // Probe says why the receiver cannot be reached. It asks with HEAD, and any answer will do: only an event tells whether it takes
 // events.
 func (s *Sink) Probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	limited, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	defer s.Idle()
-	answer, err := s.do(ctx, http.MethodHead, nil)
+	answer, err := s.do(limited, http.MethodHead, nil)
 	if err == nil {
 		_ = answer.Body.Close()
 	}
-	return err
+	return s.late(ctx, err)
 }
 
 func (s *Sink) String() string { return "webhook at " + s.host }

@@ -11,8 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +24,7 @@ import (
 
 	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/stream"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 // Mutations seen red (line broken -> test):
@@ -33,10 +36,11 @@ import (
 //	sign: without the timestamp -> TheSignatureIsThatOfStandardWebhooks
 //	hidden: the error as it is -> ErrorsHoldNoSecrets
 //	meaning: 404 is about the events; 429 is -> WhatNoRepetitionMendsSaysWhatToDo; RetryAfterIsWaitedFor
+//	New: no pings -> AConnectionThatTheNetworkForgotIsNotUsedForEver
 //	New: redirects are followed -> WhatNoRepetitionMendsSaysWhatToDo
 //	Encode: any size -> EventsOfMoreThanMaxBytesAreDeadLetters
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, network.Leftovers()...) }
 
 const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -185,9 +189,22 @@ func (v *receiver) take(event json.RawMessage) {
 	v.events[e.ID] = h
 }
 
+// held is what it has.
+func (v *receiver) held(*testing.T) []sinktest.Held {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Collect(maps.Values(v.events))
+}
+
 func (v *receiver) newSink(t testing.TB, cfg Config) *Sink {
 	t.Helper()
-	cfg.URL, cfg.Secret = v.URL+"/hooks/of-whom-it-may-concern", secret
+	return newSink(t, v.URL, cfg)
+}
+
+// newSink posts to the receiver at url.
+func newSink(t testing.TB, url string, cfg Config) *Sink {
+	t.Helper()
+	cfg.URL, cfg.Secret = url+"/hooks/of-whom-it-may-concern", secret
 	if cfg.Delay == 0 {
 		cfg.Delay = 5 * time.Millisecond
 	}
@@ -217,17 +234,9 @@ func TestAReceiverThatDropsRepeatsKeepsTheRulesOfAnUpsertSink(t *testing.T) {
 				v.answer = poisoned
 				return sinktest.UpsertBackend{
 					Schema: newSchema(t), Shape: sinktest.Identity, Fail: v.Set,
-					New:    func(t *testing.T, _ stream.Ordering) stream.Upsert { return v.newSink(t, cfg) },
-					Poison: func(e *stream.Event) { e.Values[stream.URL] = stream.StringValue("https://shop.example/poison") },
-					Contents: func(*testing.T) []sinktest.Held {
-						v.mu.Lock()
-						defer v.mu.Unlock()
-						var out []sinktest.Held
-						for _, h := range v.events {
-							out = append(out, h)
-						}
-						return out
-					},
+					New:      func(t *testing.T, _ stream.Ordering) stream.Upsert { return v.newSink(t, cfg) },
+					Poison:   func(e *stream.Event) { e.Values[stream.URL] = stream.StringValue("https://shop.example/poison") },
+					Contents: v.held,
 				}
 			})
 		})

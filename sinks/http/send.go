@@ -101,11 +101,11 @@ func (s *Sink) post(ctx context.Context, items []*bulk.Item) error {
 	if err := s.rest.wait(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	limited, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
-	answer, err := s.do(ctx, http.MethodPost, s.body(items))
+	answer, err := s.do(limited, http.MethodPost, s.body(items))
 	if err != nil {
-		return err
+		return s.late(ctx, err)
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(answer.Body, mostAnswer))
@@ -114,6 +114,14 @@ func (s *Sink) post(ctx context.Context, items []*bulk.Item) error {
 	}
 	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 64<<10)) // so that the connection serves again
 	return s.meaning(answer, text)
+}
+
+// late says of a request that ran out of its own time, not of ctx, how long that was.
+func (s *Sink) late(ctx context.Context, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return fmt.Errorf("no answer within %s: %w", s.cfg.Timeout, err)
+	}
+	return err
 }
 
 // body is that of a request, before compression.

@@ -26,6 +26,7 @@ import (
 	"sync"
 	"time"
 
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
@@ -137,6 +138,8 @@ func New(cfg Config, o Options) (*Sink, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	// By HTTP/2 a call that is given up leaves its connection to the next one: a dead connection has to be noticed.
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: cfg.Timeout / 2, PingTimeout: cfg.Timeout / 2}
 	s := &Sink{cfg: cfg, o: o, http: &http.Client{Transport: transport}}
 	s.connect = sync.OnceValues(s.load)
 	options := bulk.Options{
@@ -157,6 +160,9 @@ func (s *Sink) load() (*kinesis.Client, error) {
 	}
 	if cfg.Region == "" {
 		return nil, stream.Fatal(fmt.Errorf("%s: no region; set AWS_REGION to the stream's", s))
+	}
+	if b, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok { // it knows AWS_CA_BUNDLE
+		s.http.Transport.(*http.Transport).TLSClientConfig = b.GetTransport().TLSClientConfig
 	}
 	return source.PutClient(cfg, func(o *kinesis.Options) { o.HTTPClient = s.http }), nil
 }

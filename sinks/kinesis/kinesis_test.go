@@ -26,6 +26,7 @@ import (
 	"github.com/millrace-io/millrace/testenv/awsjson"
 	tables "github.com/millrace-io/millrace/testenv/dynamodb"
 	server "github.com/millrace-io/millrace/testenv/kinesis"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 // Mutations seen red (line broken -> test):
@@ -37,11 +38,12 @@ import (
 //	wave: an aggregate has no limit -> AnAggregateHasOneKeyAndIsSmall
 //	proceed: a key goes on after it failed -> AggregatesOfSeveralCallsKeepTheOrder
 //	aggregate: a wrong checksum, no tags -> TheSourceReadsWhatTheSinkAggregates
+//	New: no pings -> AConnectionThatTheNetworkForgotIsNotUsedForEver
 //	Encode: a new key each time -> EventsWithoutAKeyGoToAllShardsAndComeAgainWithTheSameKey
 
 func TestMain(m *testing.M) {
 	os.Unsetenv("AWS_CA_BUNDLE") // every client would read all of its certificates, for servers that speak plain HTTP
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, network.Leftovers()...)
 }
 
 func newSchema(t testing.TB) *stream.Schema {

@@ -17,6 +17,19 @@ import (
 	"github.com/millrace-io/millrace/testenv/npm"
 )
 
+// create makes a stream of two shards.
+func create(t *testing.T, client *kinesis.Client, name string) {
+	t.Helper()
+	if _, err := client.CreateStream(t.Context(), &kinesis.CreateStreamInput{StreamName: &name, ShardCount: aws.Int32(2)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := kinesis.NewStreamExistsWaiter(client, func(o *kinesis.StreamExistsWaiterOptions) {
+		o.MinDelay, o.MaxDelay = 10*time.Millisecond, 50*time.Millisecond
+	}).Wait(t.Context(), &kinesis.DescribeStreamInput{StreamName: &name}, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // against runs the suite on another's server, a stream for each rule.
 func against(t *testing.T, start func() (*npm.Server, error)) {
 	other, err := start()
@@ -42,14 +55,7 @@ func against(t *testing.T, start func() (*npm.Server, error)) {
 				streams++
 				cfg.Stream = fmt.Sprintf("out-%d", streams)
 				client := newClient(t, p.URL)
-				if _, err := client.CreateStream(t.Context(), &kinesis.CreateStreamInput{StreamName: &cfg.Stream, ShardCount: aws.Int32(2)}); err != nil {
-					t.Fatal(err)
-				}
-				if err := kinesis.NewStreamExistsWaiter(client, func(o *kinesis.StreamExistsWaiterOptions) {
-					o.MinDelay, o.MaxDelay = 10*time.Millisecond, 50*time.Millisecond
-				}).Wait(t.Context(), &kinesis.DescribeStreamInput{StreamName: &cfg.Stream}, time.Minute); err != nil {
-					t.Fatal(err)
-				}
+				create(t, client, cfg.Stream)
 				if err := newSink(t, cfg).Probe(t.Context()); err != nil {
 					t.Fatal(err)
 				}
@@ -60,5 +66,27 @@ func against(t *testing.T, start func() (*npm.Server, error)) {
 }
 
 func TestRealKinesaliteKeepsTheRulesOfAnUpsertSink(t *testing.T) { against(t, server.Kinesalite) }
+
+func TestRealKinesaliteLosesNothingOnABadNetwork(t *testing.T) {
+	s, err := server.Kinesalite()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for name, cfg := range map[string]Config{"plain": {}, "aggregate": {Aggregate: true}} {
+		t.Run(name, func(t *testing.T) {
+			cfg.Timeout = 2 * time.Second
+			client := newClient(t, s.URL())
+			for _, stream := range []string{"faulty", "calm"} {
+				create(t, client, name+stream)
+			}
+			losesNothing(t, s.URL(), name, cfg, nil)
+		})
+	}
+}
 
 func TestRealKinesisLocalKeepsTheRulesOfAnUpsertSink(t *testing.T) { against(t, server.Local) }

@@ -124,7 +124,7 @@ type Options struct {
 	// memory.
 	InFlight int
 
-	// PartTimeout bounds one attempt to send one part in the background: default 60 s.
+	// PartTimeout is how long a part that is sent in the background may stand still, until it is sent again: default 60 s.
 	PartTimeout time.Duration
 
 	// Attempts of one request to S3, with the SDK's back-off between them. Default: one, for the engine repeats calls itself.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace-io/millrace/sinks/objects"
 	"github.com/millrace-io/millrace/sinks/sinktest"
+	"github.com/millrace-io/millrace/testenv/network"
 	"github.com/millrace-io/millrace/testenv/s3"
 )
 
@@ -25,7 +26,8 @@ import (
 //	Withdraw: somebody else's object is deleted -> Rules/WithdrawRemovesTheTicketsOwnOnly, and in a folder FolderTellsItsFile
 //	Withdraw: the upload is left -> Rules/PublishOfGoneDataIsExpired
 //	sendPart: NoSuchUpload is repeated for ever -> AnUploadThatTheLifecycleRemoved
-//	sendPart: no timeout in the background -> APartThatHangsIsSentAgain (runs into the test's timeout)
+//	start: no timeout in the background -> APartThatHangsIsSentAgain, APartThatIsCutInItsMiddle (run into the test's timeout)
+//	moving: what is read is not told -> APartThatTakesLongAndMovesIsNotGivenUp
 //	start: parts end with Send's context -> EveryCallSurvivesEveryFault/UploadPart
 //	back: a failed part counts as sent -> EveryCallSurvivesEveryFault/UploadPart
 //	send: one place fewer than InFlight -> SendDoesNotWaitForTheNetwork (timeout)
@@ -39,10 +41,11 @@ import (
 //	folder: sealed leftovers are swept -> LeftoversAreSweptButNeverWhatACommitMayName
 //	folder: a half-way write is not written over; a full disk is not said to be one -> AFullDiskEndsTheRunAndSpoilsNothing
 //	hidden: elements that the prefix names; underscores -> Rules/ListIsInOrderAndWithoutHiddenObjects
+//	openBucket: no pings -> AConnectionThatTheNetworkForgotIsNotUsedForEver
 //	Overflow: a receipt that is gone is asked for for ever -> Rules/OverflowIsHidden
 
 func TestMain(m *testing.M) {
-	var ignored []goleak.Option
+	ignored := network.Leftovers()
 	for _, name := range s3.Leftovers() {
 		ignored = append(ignored, goleak.IgnoreAnyFunction(name))
 	}

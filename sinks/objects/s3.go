@@ -67,6 +67,9 @@ func openBucket(ctx context.Context, p place, o Options) (*bucket, error) {
 		config.WithRetryer(func() aws.Retryer { return retryer(o.Attempts) }),
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 			t.MaxIdleConnsPerHost = 32 // partitions publish and send at the same time
+			// By HTTP/2, which servers other than Amazon's speak, a call that is given up leaves its connection to the next one: a
+			// dead connection has to be noticed.
+			t.HTTP2 = &http.HTTP2Config{SendPingTimeout: o.PartTimeout / 4, PingTimeout: o.PartTimeout / 4}
 		})),
 	)
 	if err != nil {

@@ -1,9 +1,11 @@
 package objects
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -36,6 +38,11 @@ func (b *bucket) explain(doing, key string, err error) error {
 	if isNotFound(err) {
 		return fmt.Errorf("%s: %w", what, ErrNotFound)
 	}
+	if unsent := (*url.Error)(nil); errors.Is(err, context.DeadlineExceeded) {
+		return &explained{what + ": no answer in time", err}
+	} else if errors.As(err, &unsent) {
+		return &explained{fmt.Sprintf("%s: %v", what, unsent.Err), err}
+	}
 	remedy := b.remedy(err)
 	if remedy == "" {
 		return fmt.Errorf("%s: %w", what, err)
@@ -48,7 +55,7 @@ func (b *bucket) explain(doing, key string, err error) error {
 	return stream.Fatal(&explained{fmt.Sprintf("%s: %s; %s", what, cause, remedy), err})
 }
 
-// explained is an error in our words. The SDK's own repeat the operation, its attempts and empty request identifiers.
+// explained is an error in our words. The SDK's own repeat the operation, its attempts, the URL and empty request identifiers.
 type explained struct {
 	text string
 	err  error

@@ -7,10 +7,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -178,7 +180,7 @@ func (u *multipart) wait(ctx context.Context) error {
 		u.back(p)
 		return u.failure()
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("send %s/%s: %d of its parts are still on the way: %w", u.b, u.key, u.running, ctx.Err())
 	}
 }
 
@@ -201,22 +203,40 @@ func (u *multipart) create(ctx context.Context, meta map[string]string) error {
 	return nil
 }
 
-// start sends one part in the background. Its goroutine ends with the request, at the latest after PartTimeout or Discard.
+// start sends one part in the background. Its goroutine ends with the request, at the latest when that stands still for PartTimeout,
+// or with Discard.
 func (u *multipart) start(p *part) {
 	p.state = underWay
 	u.running++
-	ctx, cancel := context.WithTimeout(u.sending, u.b.o.PartTimeout)
+	ctx, cancel := context.WithCancelCause(u.sending)
+	limit := u.b.o.PartTimeout
+	still := time.AfterFunc(limit, func() { cancel(fmt.Errorf("it stood still for %s", limit)) })
 	go func() {
-		defer cancel()
-		p.etag, p.err = u.b.sendPart(ctx, u.key, u.id, p.number, p.data)
+		defer cancel(nil)
+		defer still.Stop()
+		p.etag, p.err = u.b.sendPart(ctx, u.key, u.id, p.number, &moving{bytes.NewReader(p.data), func() { still.Reset(limit) }})
 		u.ended <- p
 	}()
 }
 
-func (b *bucket) sendPart(ctx context.Context, key, upload string, number int32, data []byte) (string, error) {
+// moving is what is sent of a part. A network that is slow is not dead: the same part once more would take as long.
+type moving struct {
+	io.ReadSeeker // not a *bytes.Reader, which would write all at once
+	moved         func()
+}
+
+func (m *moving) Read(p []byte) (int, error) {
+	m.moved()
+	return m.ReadSeeker.Read(p)
+}
+
+func (b *bucket) sendPart(ctx context.Context, key, upload string, number int32, data io.ReadSeeker) (string, error) {
 	out, err := b.client.UploadPart(ctx, &s3.UploadPartInput{
-		Bucket: &b.bucket, Key: b.key(key), UploadId: &upload, PartNumber: &number, Body: bytes.NewReader(data),
+		Bucket: &b.bucket, Key: b.key(key), UploadId: &upload, PartNumber: &number, Body: data,
 	})
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return "", fmt.Errorf("send part %d of %s/%s: %w", number, b, key, cause)
+	}
 	if apiCode(err) == "NoSuchUpload" {
 		return "", fmt.Errorf("send part %d of %s: the upload was removed from %s before it was complete (by a lifecycle rule?): %w",
 			number, key, b, stream.ErrExpired)

@@ -264,6 +264,8 @@ func New(cfg Config, o Options) (*Sink, error) {
 	s := &Sink{cfg: cfg, o: o}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost, transport.ResponseHeaderTimeout, transport.DisableCompression = 64, 0, true
+	// By HTTP/2 a request that is given up leaves its connection to the next one: a dead connection has to be noticed.
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: cfg.Timeout / 2, PingTimeout: cfg.Timeout / 2}
 	if cfg.TLS != nil {
 		t, err := cfg.TLS.Load()
 		if err != nil {

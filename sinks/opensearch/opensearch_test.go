@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace-io/millrace/sinks/sinktest"
+	"github.com/millrace-io/millrace/sources/trust"
 	"github.com/millrace-io/millrace/stream"
 	"github.com/millrace-io/millrace/testenv/network"
 	standin "github.com/millrace-io/millrace/testenv/opensearch"
@@ -27,6 +30,7 @@ import (
 //	outcome: a block is refused -> ABlockedIndexLosesNothing
 //	version: the index is left out -> EventsOfOneRecordHaveVersionsOfTheirOwn
 //	timeOf: no bound -> AWrongClockMakesNoIndex
+//	New: no pings -> AConnectionThatTheNetworkForgotIsNotUsedForEver
 //	values: a deleted document is removed and not marked -> Rules/DeletedStaysDeleted
 //	Encode: Mend creates; its versions are external -> Rules/AMendingReplayWritesOverWhatTheEventsMade
 //	script: Mend lets any event of an id change what create made -> AMendingReplayKeepsTheFirstEventOfAnID
@@ -112,6 +116,25 @@ func open(t *testing.T, cfg Config, o Options) *Sink {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func TestAConnectionThatTheNetworkForgotIsNotUsedForEver(t *testing.T) {
+	at, err := url.Parse(serve(t, standin.Options{}).URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	through := httputil.NewSingleHostReverseProxy(at)
+	transport := new(http.Transport)
+	t.Cleanup(transport.CloseIdleConnections)
+	through.Transport = transport
+	far := sinktest.NewHTTP2(t, through)
+	w := writer(t, open(t, Config{URL: far.URL, TLS: &trust.TLS{CA: far.CA}, Timeout: 300 * time.Millisecond}, Options{}), "p")
+	defer w.Close()
+	far.Forgets(t, func(ctx context.Context) error {
+		w.Write(sinktest.Events(newSchema(t))(0, 10))
+		_, err := w.Flush(ctx)
+		return err
+	})
 }
 
 // held is every document that a reader finds.

@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-io/millrace/sinks/parquet"
 	"github.com/millrace-io/millrace/sinks/sinktest"
 	"github.com/millrace-io/millrace/stream"
+	"github.com/millrace-io/millrace/testenv/network"
 	"github.com/millrace-io/millrace/testenv/s3"
 )
 
@@ -38,7 +39,7 @@ import (
 //	floorDiv rounds towards zero                                 TestHoursAroundTheEpochAreApart
 //	storedName keeps the name of a folder                        TestFoldersAreThoseOfHive
 func TestMain(m *testing.M) {
-	var ignored []goleak.Option
+	ignored := network.Leftovers()
 	for _, name := range s3.Leftovers() {
 		ignored = append(ignored, goleak.IgnoreAnyFunction(name))
 	}
@@ -98,6 +99,17 @@ func TestFolderKeepsTheRulesOfASink(t *testing.T) {
 }
 
 func TestS3KeepsTheRulesOfASink(t *testing.T) {
+	server(t)
+	places := 0
+	sinktest.Run(t, func(t *testing.T) sinktest.Backend[*stream.Event] {
+		places++
+		return backend(t, fmt.Sprintf("s3://lake/%d", places))
+	})
+}
+
+// server starts an S3 server and points the AWS SDK to it.
+func server(t *testing.T) *s3.Server {
+	t.Helper()
 	srv, err := s3.Start(t.Context(), t.TempDir(), s3.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -110,9 +122,5 @@ func TestS3KeepsTheRulesOfASink(t *testing.T) {
 	for k, v := range srv.Env(srv.URL()) {
 		t.Setenv(k, v)
 	}
-	places := 0
-	sinktest.Run(t, func(t *testing.T) sinktest.Backend[*stream.Event] {
-		places++
-		return backend(t, fmt.Sprintf("s3://lake/%d", places))
-	})
+	return srv
 }

@@ -28,6 +28,8 @@ func python(t *testing.T) string {
 }
 
 // TestRealOtherReadersSeeTheSame compares what pyarrow and DuckDB read with what was written.
+func TestRealLakeLosesNothingOnABadNetwork(t *testing.T) { losesNothing(t) }
+
 func TestRealOtherReadersSeeTheSame(t *testing.T) {
 	bin := python(t)
 	for compression, rows := range map[string]int{"zstd": 40_000, "snappy": 8000, "gzip": 8000, "none": 8000} {

@@ -22,6 +22,9 @@ type NetworkBackend struct {
 
 	Network *network.Proxy
 
+	// Faults are those that come, in order. Default: all.
+	Faults []network.Fault
+
 	// Restart kills the server and starts it again, with the same data; nil where it keeps none.
 	Restart func(t *testing.T)
 
@@ -41,6 +44,8 @@ type observed interface {
 //	kafka, Send: the first message of a failed request counts as written -> kafka
 //	nats, message: no id -> nats, twice in the stream
 //	nats, reason: nobody was late -> nats, the sink's state
+//	http, late: nothing is said -> http, the sink's state
+//	kinesis, put: a call that failed counts as written -> kinesis
 
 // RunNetwork writes while one fault of the network after the other comes, finds requests under way, and goes. In the end the
 // server holds every record as a server does that saw no fault. A sink's requests should time out after some seconds.
@@ -56,7 +61,10 @@ func RunNetwork(t *testing.T, b NetworkBackend) {
 	defer b.Network.Set(network.Healthy)
 	n.write()
 	n.flush()
-	for _, f := range []network.Fault{network.Latency, network.Reset, network.HalfOpen, network.Bandwidth, network.Refused, network.Sliced} {
+	if b.Faults == nil {
+		b.Faults = []network.Fault{network.Latency, network.Reset, network.HalfOpen, network.Bandwidth, network.Refused, network.Sliced, network.Forgotten}
+	}
+	for _, f := range b.Faults {
 		began := time.Now()
 		n.fault(f)
 		t.Logf("%s: %s", f, time.Since(began).Round(10*time.Millisecond))
@@ -66,6 +74,11 @@ func RunNetwork(t *testing.T, b NetworkBackend) {
 	}
 	s.holds(stream.ByPosition, n.written...)
 	n.sameAsCalm()
+}
+
+// Quick are the faults that take little time: those of a suite that runs whole elsewhere, against real servers.
+func Quick() []network.Fault {
+	return []network.Fault{network.Reset, network.HalfOpen, network.Refused}
 }
 
 // networkSuite is RunNetwork's state.

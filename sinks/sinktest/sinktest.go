@@ -1,5 +1,5 @@
-// Package sinktest is the specification of a staged sink (Run), of an upsert sink (RunUpsert; on a bad network RunNetwork) and of an object store
-// (RunStore), as tests that every one of them passes, in process and on the real servers.
+// Package sinktest is the specification of a staged sink (Run; on a bad network RunStagedNetwork), of an upsert sink (RunUpsert; on a bad
+// network RunNetwork) and of an object store (RunStore), as tests that every one of them passes, in process and on the real servers.
 package sinktest
 
 import (

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -177,6 +178,10 @@ func (c *Config) dialer(dial Dial) (Dial, error) {
 	return encrypted(dial, config), nil
 }
 
+// answerTimeout bounds the wait for an answer, beside what a request may wait at the broker. When it is over the connection is given up:
+// one that the network forgot is to be noticed while the session lives, so half of that is the most.
+const answerTimeout = 5 * time.Second
+
 // options are those of every client of c.
 func (c *Config) options(dial Dial) ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
@@ -184,6 +189,7 @@ func (c *Config) options(dial Dial) ([]kgo.Opt, error) {
 		kgo.RetryBackoffFn(func(n int) time.Duration { return min(100*time.Millisecond<<min(n, 6), 2500*time.Millisecond) }),
 		kgo.MetadataMaxAge(c.Refresh), kgo.MetadataMinAge(min(c.Refresh, 2500*time.Millisecond)),
 	}
+	opts = append(opts, kgo.RequestTimeoutOverhead(min(cmp.Or(c.SessionTimeout/2, answerTimeout), answerTimeout)))
 	if c.SASL != nil {
 		m, err := c.SASL.client()
 		if err != nil {

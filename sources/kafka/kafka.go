@@ -32,6 +32,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -87,9 +88,13 @@ type Source struct {
 	contact time.Duration // connectTimeout, shorter in tests
 
 	transactions *Transactions
+	trouble      stream.Trouble
 }
 
-var _ stream.Source = (*Source)(nil)
+var (
+	_ stream.Source  = (*Source)(nil)
+	_ stream.Contact = (*Source)(nil)
+)
 
 // New returns a source that has not connected yet. It fails when cfg is not valid.
 func New(cfg Config, o Options) (*Source, error) {
@@ -113,6 +118,9 @@ func New(cfg Config, o Options) (*Source, error) {
 	}
 	return s, nil
 }
+
+// Failing is why brokers do not answer at present, and since when.
+func (s *Source) Failing() (why string, since time.Time) { return s.trouble.Failing() }
 
 // Checkpoints returns what the group has committed.
 func (s *Source) Checkpoints(ctx context.Context) (map[string]stream.Checkpoint, error) {
@@ -161,6 +169,7 @@ func (s *Source) connect(ctx context.Context) (*connection, error) {
 	if err != nil {
 		return nil, stream.Fatal(err)
 	}
+	opts = append(opts, kgo.WithHooks(&witness{&s.trouble, "reading"}))
 	client, err := kgo.NewClient(append(opts, readOptions(s.cfg.Fetch)...)...)
 	if err != nil {
 		return nil, stream.Fatal(err)
@@ -422,6 +431,7 @@ func (r *run) join(ctx context.Context) error {
 	opts = append(opts,
 		kgo.WithContext(ctx),
 		kgo.WithLogger(&logger{r.log}),
+		kgo.WithHooks(&witness{&r.trouble, "consumer group"}),
 		kgo.ConsumerGroup(r.cfg.Group),
 		kgo.ConsumeTopics(names...),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
@@ -700,6 +710,45 @@ func (r *run) all() []*tenure {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Collect(maps.Values(r.tenures))
+}
+
+// witness notes how a client's requests and connections end.
+type witness struct {
+	trouble *stream.Trouble
+	kind    string
+}
+
+var (
+	_ kgo.HookBrokerE2E     = (*witness)(nil)
+	_ kgo.HookBrokerConnect = (*witness)(nil)
+)
+
+// OnBrokerE2E implements kgo.HookBrokerE2E.
+func (w *witness) OnBrokerE2E(broker kgo.BrokerMetadata, _ int16, e2e kgo.BrokerE2E) {
+	w.ended(broker, e2e.Err())
+}
+
+// OnBrokerConnect implements kgo.HookBrokerConnect.
+func (w *witness) OnBrokerConnect(broker kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+	if err != nil { // a connection alone is no answer
+		w.ended(broker, err)
+	}
+}
+
+func (w *witness) ended(broker kgo.BrokerMetadata, err error) {
+	what := net.Error(nil)
+	switch {
+	case err == nil:
+	case errors.Is(err, net.ErrClosed): // by the client
+		return
+	case errors.As(err, &what) && what.Timeout():
+		err = fmt.Errorf("broker %s:%d: no answer in time: %w", broker.Host, broker.Port, err)
+	case what != nil, errors.Is(err, io.EOF):
+		err = fmt.Errorf("broker %s:%d: %w", broker.Host, broker.Port, err)
+	default: // another request of the connection failed, and has told why
+		return
+	}
+	w.trouble.Ended(w.kind, err)
 }
 
 // logger passes on what the client says about trouble; the rest is for debugging.

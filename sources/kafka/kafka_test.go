@@ -53,6 +53,8 @@ package kafka
 //	the client id is not escaped                             -> TestTokenIsUsedForMostOfItsLife
 //	an answer without a token is one                         -> TestTokenEndpointThatRefusesIsNamed
 //	bearer tokens go without tls                             -> TestSASLNamesEveryProblem
+//	an answer is waited for longer than the session lives    -> TestConnectionsThatTheNetworkForgotCostNoPartition
+//	what fails is not told, or stays when it succeeds again  -> suite: goes on when the answers are there again
 //	the AWS session token is not sent                        -> TestMSKIAMSendsWhatTheAWSChainSigns
 //
 // Not seen: a commit that forgets the timed-out one before it (the client's own queue keeps their order as well), and a
@@ -68,9 +70,10 @@ import (
 
 	"github.com/millrace-io/millrace/sources/sourcetest"
 	"github.com/millrace-io/millrace/testenv/broker"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, network.Leftovers()...) }
 
 const (
 	// session is the shortest that a loaded machine keeps.

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace-io/millrace/sources/sourcetest"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 var errSevered = errors.New("network is unreachable")
@@ -171,7 +172,7 @@ func backend(addr, protocol string, lapse time.Duration) sourcetest.Backend {
 	return sourcetest.Backend{
 		Features: sourcetest.Features{
 			Sharing: sourcetest.Balanced, Retention: true, TellsGaps: true, Keys: true, Headers: true, Times: true, Lag: true, Empty: true, Binary: true,
-			Lapse: lapse,
+			Remote: true, Lapse: lapse,
 		},
 		NotOurs: []goleak.Option{
 			goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*clientConn).read"),
@@ -265,6 +266,16 @@ func (l *topic) Open(t *testing.T) *sourcetest.Worker {
 	o := newOutside()
 	s := l.source(t, o, func(*Config) {})
 	return &sourcetest.Worker{Source: s, Sever: o.sever, Freeze: o.freeze, Thaw: o.thaw, LoseReply: func() { o.loseReply(func() {}) }}
+}
+
+// Far implements sourcetest.Remote. Brokers name their own address in the metadata, which is not the proxy's.
+func (l *topic) Far(t *testing.T) (*sourcetest.Worker, []*network.Proxy) {
+	t.Helper()
+	proxy := network.New(t, l.addr)
+	s := l.dialing(t, func(ctx context.Context, kind, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, kind, proxy.Addr)
+	}, same)
+	return &sourcetest.Worker{Source: s}, []*network.Proxy{proxy}
 }
 
 // source makes a worker with a change to its configuration.

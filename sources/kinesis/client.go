@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
 
@@ -46,6 +48,14 @@ func (p patient) Do(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	return p.HTTPClient.Do(r)
+}
+
+// Transport is the SDK's own, but for connections from which nothing comes any more. By HTTP/2 all calls share one, and a call
+// that is given up leaves it to the next one: a dead connection has to be noticed.
+func Transport() func(*config.LoadOptions) error {
+	return config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: requestTimeout / 4, PingTimeout: requestTimeout / 4}
+	}))
 }
 
 // PartitionKey makes what Kinesis takes as one, 1 to 256 characters, of a key that is not empty.

@@ -1,8 +1,10 @@
 package kinesis
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 
 	"github.com/aws/smithy-go"
@@ -35,7 +37,7 @@ func explain(doing, resource string, err error) error {
 	case "ValidationException", "SerializationException", "UnknownOperationException":
 		remedy = "this server does not do what is needed of it"
 	default:
-		return fmt.Errorf("%s %s: %w", doing, resource, err)
+		return fmt.Errorf("%s %s: %w", doing, resource, unanswered(err))
 	}
 	var api smithy.APIError
 	errors.As(err, &api)
@@ -43,7 +45,17 @@ func explain(doing, resource string, err error) error {
 	return stream.Fatal(&explained{fmt.Sprintf("%s %s: %s; %s", doing, resource, cause, remedy), err})
 }
 
-// explained is an error in our words. The SDK's own repeat the operation, its attempts and empty request identifiers.
+// unanswered says of a call that has no answer why, and leaves other errors as they are.
+func unanswered(err error) error {
+	if unsent := (*url.Error)(nil); errors.Is(err, context.DeadlineExceeded) {
+		return &explained{"no answer in time", err}
+	} else if errors.As(err, &unsent) {
+		return &explained{unsent.Err.Error(), err}
+	}
+	return err
+}
+
+// explained is an error in our words. The SDK's own repeat the operation, its attempts, the URL and empty request identifiers.
 type explained struct {
 	text string
 	err  error

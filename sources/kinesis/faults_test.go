@@ -537,6 +537,29 @@ func TestStreamThatIsDeletedInTheRunEndsIt(t *testing.T) {
 }
 
 // What nobody foresaw must not kill the process, which other partitions share.
+func TestAnswersThatAreLateAreAskedForInHalves(t *testing.T) {
+	rd := &reader{
+		tenure: &tenure{Lease: &lease.Lease{}, run: &run{Source: &Source{cfg: Config{Fetch: Fetch{MaxRecords: 10_000, MaxBytes: 32 << 20}}}}},
+		ctx:    t.Context(), started: true, iterator: "i", average: 100,
+	}
+	var asked []int32
+	get := func(_ context.Context, in *kinesisapi.GetRecordsInput) (out *kinesisapi.GetRecordsOutput, m middleware.Metadata, err error) {
+		asked = append(asked, *in.Limit)
+		if *in.Limit > 100 {
+			return nil, m, context.DeadlineExceeded
+		}
+		return &kinesisapi.GetRecordsOutput{}, m, nil
+	}
+	for range 20 {
+		if rd.call(t.Context(), get) == nil {
+			break
+		}
+	}
+	if n := len(asked); n != 8 || asked[0] != 10_000 || asked[n-1] > 100 || asked[n-1] < 50 {
+		t.Errorf("records are asked for %d times, %v; want half as many each time", n, asked)
+	}
+}
+
 func TestPanicWhileReadingIsAnError(t *testing.T) {
 	rd := &reader{tenure: &tenure{run: &run{Source: &Source{cfg: Config{Fetch: Fetch{MaxRecords: 1}}}}}, ctx: t.Context(), started: true, iterator: "i", finished: make(chan struct{})}
 	_, err := rd.guarded(t.Context(), func(context.Context, *kinesisapi.GetRecordsInput) (*kinesisapi.GetRecordsOutput, middleware.Metadata, error) {

@@ -68,6 +68,8 @@ type Source struct {
 	log  *slog.Logger
 	free atomic.Int64 // see Unowned
 
+	trouble stream.Trouble
+
 	listing time.Duration                 // listInterval, shorter in tests
 	through func(lease.Table) lease.Table // tests put faults between a worker and its table; nil: none
 }
@@ -75,6 +77,7 @@ type Source struct {
 var (
 	_ stream.Source   = (*Source)(nil)
 	_ stream.Overview = (*Source)(nil)
+	_ stream.Contact  = (*Source)(nil)
 )
 
 // New returns a source that has not connected yet. It fails when cfg is not valid.
@@ -99,6 +102,9 @@ func (s *Source) String() string { return "stream " + s.cfg.Stream }
 // Unowned is how many shards are to be read and have no owner, in any process, as of the last look at the table; -1 before the
 // first.
 func (s *Source) Unowned() int { return int(s.free.Load()) }
+
+// Failing is why Kinesis, or the table, does not answer at present, and since when.
+func (s *Source) Failing() (why string, since time.Time) { return s.trouble.Failing() }
 
 // Checkpoints returns what is committed in the table.
 func (s *Source) Checkpoints(ctx context.Context) (map[string]stream.Checkpoint, error) {
@@ -136,7 +142,7 @@ func (s *Source) connect(ctx context.Context) (*connection, error) {
 	sdk := logging.LoggerFunc(func(_ logging.Classification, format string, v ...any) {
 		s.log.Debug("aws sdk", "text", fmt.Sprintf(format, v...))
 	})
-	cfg, err := config.LoadDefaultConfig(ctx, append([]func(*config.LoadOptions) error{config.WithLogger(sdk)}, s.aws...)...)
+	cfg, err := config.LoadDefaultConfig(ctx, append([]func(*config.LoadOptions) error{config.WithLogger(sdk), Transport()}, s.aws...)...)
 	if err != nil {
 		return nil, stream.Fatal(fmt.Errorf("the AWS configuration in the environment or in ~/.aws: %w", err))
 	}
@@ -215,7 +221,7 @@ func (r *run) open() (err error) {
 	if err := r.bounded(r.ctx, r.refresh); err != nil {
 		return err
 	}
-	r.worker, err = lease.New(r.table, lease.Config{Worker: r.cfg.Instance, Period: r.cfg.Lease, Log: r.log})
+	r.worker, err = lease.New(r.table, lease.Config{Worker: r.cfg.Instance, Period: r.cfg.Lease, Looked: func(err error) { r.trouble.Ended("leases", err) }, Log: r.log})
 	if err != nil {
 		return stream.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/millrace-io/millrace/sources/sourcetest"
 	"github.com/millrace-io/millrace/testenv/dynamodb"
 	"github.com/millrace-io/millrace/testenv/kinesis"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 // Mutations seen red (line broken -> test that went red):
@@ -33,7 +34,7 @@ import (
 //	the library's renewal is refused; that it stops is not seen -> ReaderThatTheLibraryGivesUpFailsTheRun
 func TestMain(m *testing.M) {
 	os.Unsetenv("AWS_CA_BUNDLE") // every client would read all of its certificates, for servers that speak plain HTTP
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, network.Leftovers()...)
 }
 
 // inProcess is the servers of testenv.

@@ -23,6 +23,7 @@ import (
 	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/sources/sourcetest"
 	"github.com/millrace-io/millrace/testenv/awsjson"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 var errSevered = errors.New("network is unreachable")
@@ -117,7 +118,7 @@ func (s service) backend(period time.Duration) sourcetest.Backend {
 	b := sourcetest.Backend{
 		Features: sourcetest.Features{
 			Sharing: sourcetest.Balanced, Retention: s.trim != nil, Resharding: true, Keys: true, Keyed: true, Times: true, Empty: true,
-			Binary: true, Largest: 1<<20 - 256, Lapse: period,
+			Binary: true, Largest: 1<<20 - 256, Remote: true, Lapse: period,
 		},
 		NotOurs: []goleak.Option{ // idle connections, at both ends
 			goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
@@ -287,6 +288,20 @@ func (l *log) Open(t *testing.T) *sourcetest.Worker {
 	o := &outside{}
 	s, table := l.source(t, o, func(*Config) {})
 	return &sourcetest.Worker{Source: s, Sever: o.sever, Freeze: o.freeze, Thaw: o.thaw, LoseReply: table.Lose}
+}
+
+// Far implements sourcetest.Remote.
+func (l *log) Far(t *testing.T) (*sourcetest.Worker, []*network.Proxy) {
+	t.Helper()
+	far := *l
+	var networks []*network.Proxy
+	for _, url := range []*string{&far.kinesis, &far.dynamodb} {
+		proxy := network.New(t, strings.TrimPrefix(*url, "http://"))
+		*url = "http://" + proxy.Addr
+		networks = append(networks, proxy)
+	}
+	s, _ := far.source(t, &outside{}, func(*Config) {})
+	return &sourcetest.Worker{Source: s}, networks
 }
 
 // source makes a worker with a change to its configuration.

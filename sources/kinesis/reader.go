@@ -24,6 +24,9 @@ const (
 	// nearEnd is how close to the end of the retention a reader that lags looks whether the record it goes on from is still there.
 	nearEnd = 10 * time.Minute
 
+	// readTimeout bounds a call that reads, with its answer of up to 10 MB.
+	readTimeout = 10 * time.Second
+
 	// Pauses between two failed calls: doubled from the first to the last, half of it random. A throttled call waits a second at
 	// least: that is how long a shard counts.
 	firstPause    = 200 * time.Millisecond
@@ -118,6 +121,7 @@ func (rd *reader) fetch(ctx context.Context, get getRecords) (more bool, err err
 			return false, err
 		}
 		err := rd.call(ctx, get)
+		rd.tenure.run.trouble.Ended("reading", rd.worth(err))
 		var fatal *stream.FatalError
 		switch {
 		case err == nil:
@@ -149,6 +153,14 @@ func (rd *reader) fetch(ctx context.Context, get getRecords) (more bool, err err
 	}
 }
 
+// worth is err if it is worth an operator's look: not of an iterator that has to be made anew, nor once the tenure ends.
+func (rd *reader) worth(err error) error {
+	if rd.ctx.Err() != nil || apiCode(err) == "ExpiredIteratorException" {
+		return nil
+	}
+	return err
+}
+
 func (rd *reader) wait(ctx context.Context, d time.Duration) error {
 	if d > 0 {
 		select {
@@ -177,7 +189,7 @@ func (rd *reader) start(ctx context.Context) error {
 
 // call makes one call, and an iterator before it if there is none.
 func (rd *reader) call(ctx context.Context, get getRecords) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	if rd.iterator == "" {
 		if err := rd.open(ctx); err != nil {
@@ -185,6 +197,9 @@ func (rd *reader) call(ctx context.Context, get getRecords) error {
 		}
 	}
 	out, answer, err := get(ctx, &kinesis.GetRecordsInput{ShardIterator: &rd.iterator, Limit: aws.Int32(rd.limit())})
+	if errors.Is(err, context.DeadlineExceeded) {
+		rd.average = float64(rd.tenure.run.share()) / max(1, float64(rd.limit()/2)) // half as many: the network may be too slow for so much
+	}
 	if err != nil {
 		return explain("read", rd.String(), err)
 	}

@@ -40,5 +40,6 @@ func TestRealContractOnKinesalite(t *testing.T) {
 
 func TestRealContractOnKinesisLocal(t *testing.T) {
 	s := service{kinesis: standIn(t, kinesis.Local), dynamodb: standIn(t, dynamodb.Dynalite)}
+	s.features = func(f *sourcetest.Features) { f.Remote = false } // the program ends when a connection is reset
 	sourcetest.Run(t, s.backend(3*time.Second))
 }

@@ -143,6 +143,7 @@ func (r *run) watch() {
 	for {
 		pause := r.listing
 		err := r.bounded(r.ctx, r.look)
+		r.trouble.Ended("shards", err)
 		if r.failsWith(err) {
 			return
 		}

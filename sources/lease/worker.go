@@ -24,6 +24,9 @@ type Config struct {
 	// Poll is between two looks at the table. Default a quarter of Period, at most 1 s.
 	Poll time.Duration
 
+	// Looked is told how each look at the table ended. Default: nobody is.
+	Looked func(error)
+
 	Log *slog.Logger // default: none
 }
 
@@ -37,6 +40,9 @@ func (c *Config) EnsureDefaults() {
 	}
 	if c.Poll == 0 {
 		c.Poll = min(c.Period/4, time.Second)
+	}
+	if c.Looked == nil {
+		c.Looked = func(error) {}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -105,6 +111,7 @@ func (w *Worker) Run(ctx context.Context, partitions func([]Row) []string, grant
 	failures := 0
 	for {
 		err := w.look(ctx, partitions, granted)
+		w.cfg.Looked(err)
 		if err := w.failure(err); err != nil {
 			return err
 		}

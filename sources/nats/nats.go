@@ -42,6 +42,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -81,11 +82,16 @@ type Source struct {
 	connect []nats.Option
 	log     *slog.Logger
 
+	trouble stream.Trouble
+
 	looks   time.Duration                 // watchInterval, shorter in tests
 	through func(lease.Table) lease.Table // tests put faults between a worker and its bucket; nil: none
 }
 
-var _ stream.Source = (*Source)(nil)
+var (
+	_ stream.Source  = (*Source)(nil)
+	_ stream.Contact = (*Source)(nil)
+)
 
 // New returns a source that has not connected yet. It fails when cfg is not valid.
 func New(cfg Config, o Options) (*Source, error) {
@@ -101,6 +107,9 @@ func New(cfg Config, o Options) (*Source, error) {
 	}
 	return s, nil
 }
+
+// Failing is why the servers do not answer at present, and since when.
+func (s *Source) Failing() (why string, since time.Time) { return s.trouble.Failing() }
 
 // Checkpoints returns what is committed in the bucket, also for partitions that are no longer configured.
 func (s *Source) Checkpoints(ctx context.Context) (map[string]stream.Checkpoint, error) {
@@ -177,10 +186,12 @@ func (s *Source) open(ctx context.Context) (*connection, error) {
 	c := &connection{}
 	first := make(chan struct{})
 	c.again.Store(&first)
+	fails := func(_ *nats.Conn, err error) { s.trouble.Ended("connection", unanswered(err)) }
 	opts = append(opts, nats.ReconnectHandler(func(*nats.Conn) {
+		s.trouble.Ended("connection", nil)
 		next := make(chan struct{})
 		close(*c.again.Swap(&next))
-	}), nats.ErrorHandler(c.asyncError(s.log)))
+	}), nats.DisconnectErrHandler(fails), nats.ReconnectErrHandler(fails), nats.ErrorHandler(c.asyncError(s.log)))
 	if c.Conn, err = nats.Connect(s.cfg.URL, append(opts, s.connect...)...); err != nil {
 		return nil, refusal(s.cfg.URL, err)
 	}
@@ -219,6 +230,18 @@ func denied(err error) error {
 		return stream.Fatal(fmt.Errorf("the NATS server refuses the credentials; check credentials, user, token: %w", err))
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return stream.Fatal(fmt.Errorf("the stream or bucket was deleted: %w", err))
+	}
+	return err
+}
+
+// unanswered says in operators' words why a call has no answer, and leaves other errors as they are.
+func unanswered(err error) error {
+	late := net.Error(nil)
+	switch {
+	case errors.Is(err, nats.ErrReconnectBufExceeded):
+		return errors.New("not connected")
+	case errors.Is(err, nats.ErrStaleConnection), errors.Is(err, nats.ErrTimeout), errors.As(err, &late) && late.Timeout():
+		return fmt.Errorf("no answer in time: %w", err)
 	}
 	return err
 }
@@ -348,7 +371,7 @@ func (r *run) own() (err error) {
 	if r.table, err = r.openTable(r.ctx, r.connection); err != nil {
 		return err
 	}
-	r.worker, err = lease.New(r.table, lease.Config{Worker: r.cfg.Instance, Period: r.cfg.Lease, Poll: r.cfg.Lease / 4, Log: r.log})
+	r.worker, err = lease.New(r.table, lease.Config{Worker: r.cfg.Instance, Period: r.cfg.Lease, Poll: r.cfg.Lease / 4, Looked: func(err error) { r.trouble.Ended("leases", unanswered(err)) }, Log: r.log})
 	if err != nil {
 		return stream.Fatal(err)
 	}
@@ -460,6 +483,7 @@ func (r *run) look(tenures []*tenure) {
 		received[i] = t.received.Load()
 	}
 	first, last, err := r.ends(r.ctx)
+	r.trouble.Ended("stream", unanswered(err))
 	var gone *stream.FatalError
 	if errors.As(err, &gone) {
 		r.fail(err)

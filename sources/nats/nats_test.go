@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace-io/millrace/sources/sourcetest"
 	server "github.com/millrace-io/millrace/testenv/nats"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 // Mutations seen red (line broken -> test that went red):
@@ -32,7 +33,7 @@ import (
 // Not seen red, because another line does the same: that a reader hears of a new connection (the cursor's missing
 // heartbeat tells it 5 s later).
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, network.Leftovers()...) }
 
 func start(t *testing.T, o server.Options) *server.Server {
 	t.Helper()

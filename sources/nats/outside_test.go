@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/sources/sourcetest"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 var errSevered = errors.New("network is unreachable")
@@ -159,7 +161,7 @@ func backend(url string, period time.Duration, let func(*Config)) sourcetest.Bac
 	return sourcetest.Backend{
 		Features: sourcetest.Features{
 			Sharing: sourcetest.Balanced, Retention: true, TellsGaps: true, Keys: true, Times: true, Lag: true, Empty: true, Binary: true,
-			Lapse: period,
+			Remote: true, Lapse: period,
 		},
 		NotOurs: serverGoroutines(),
 		New:     func(t *testing.T, partitions int) sourcetest.Log { return newLogFor(t, url, period, partitions, let) },
@@ -281,6 +283,18 @@ func (l *log) Open(t *testing.T) *sourcetest.Worker {
 	o := newOutside()
 	s := l.source(t, o, func(*Config) {})
 	return &sourcetest.Worker{Source: s, Sever: o.sever, Freeze: o.freeze, Thaw: o.thaw, LoseReply: o.loseReply}
+}
+
+// Far implements sourcetest.Remote.
+func (l *log) Far(t *testing.T) (*sourcetest.Worker, []*network.Proxy) {
+	t.Helper()
+	at, err := url.Parse(l.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := network.New(t, at.Host)
+	at.Host = proxy.Addr
+	return &sourcetest.Worker{Source: l.source(t, newOutside(), func(c *Config) { c.URL = at.String() })}, []*network.Proxy{proxy}
 }
 
 // source makes a worker with a change to its configuration.

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace-io/millrace/stream"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 type testCase struct {
@@ -23,6 +24,13 @@ type testCase struct {
 
 func cases() []testCase {
 	return []testCase{
+		// The longest first: they wait for time-outs.
+		{"gives up connections that are dead", 2, func(s *scene) { livesOnABadNetwork(s, network.Forgotten) }},
+		{"goes on when the answers are there again", 2, func(s *scene) { livesOnABadNetwork(s, network.HalfOpen, network.Refused) }},
+		{"lives on a slow network", 2, func(s *scene) {
+			livesOnABadNetwork(s, network.Latency, network.Bandwidth, network.Sliced, network.Reset)
+		}},
+		{"a worker that is cut off is replaced", 2, isCutOff},
 		{"delivers every record once and in order", 3, deliversAll},
 		{"reads what is appended later", 2, readsLater},
 		{"resumes after the committed position", 2, resumes},

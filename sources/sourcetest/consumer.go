@@ -41,8 +41,14 @@ type worker struct {
 // start runs a new worker.
 func (s *scene) start(sc script) *worker {
 	s.Helper()
+	return s.startWorker(s.log.Open(s.T), sc)
+}
+
+// startWorker is start for one that is open.
+func (s *scene) startWorker(opened *Worker, sc script) *worker {
+	s.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &worker{Worker: s.log.Open(s.T), scene: s, script: sc, id: len(s.workers) + 1, cancel: cancel, dead: make(chan struct{}), ran: make(chan struct{})}
+	w := &worker{Worker: opened, scene: s, script: sc, id: len(s.workers) + 1, cancel: cancel, dead: make(chan struct{}), ran: make(chan struct{})}
 	s.note(func() { s.workers = append(s.workers, w) })
 	go func() {
 		err := w.Source.Run(ctx, w.assign)

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace-io/millrace/stream"
+	"github.com/millrace-io/millrace/testenv/network"
 )
 
 // Backend is one kind of log, for one source. Cases run concurrently and each makes its own log.
@@ -45,6 +46,9 @@ type Features struct {
 
 	// Resharding: partitions split and merge; the Log is a Resharder.
 	Resharding bool
+
+	// Remote: it reaches its servers over networks and says how they are; the Log is a Remote, the Source a stream.Contact.
+	Remote bool
 
 	Keys    bool // Record.Key is Message.Key; else it is nil
 	Keyed   bool // the log takes no record without a key; the suite appends none
@@ -108,6 +112,14 @@ type Resharder interface {
 
 	// Merge ends partitions i and j, which Split made. A new one follows them, with the next number.
 	Merge(t *testing.T, i, j int)
+}
+
+// Remote is a Log on servers that a worker may be far from.
+type Remote interface {
+	Log
+
+	// Far is Open for a worker with networks of its own, one to each server.
+	Far(t *testing.T) (*Worker, []*network.Proxy)
 }
 
 // Worker is a source as one process has it, with the faults that its outside can have.

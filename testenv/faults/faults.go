@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 )
@@ -52,6 +53,7 @@ type Proxy struct {
 	mu     sync.Mutex
 	random *rand.Rand
 	orders []order
+	holds  []hold
 	counts [faults]int
 	seen   map[string]int
 }
@@ -89,6 +91,42 @@ func (p *Proxy) Order(match func(*http.Request) bool, next ...Fault) {
 	defer p.mu.Unlock()
 	for _, f := range next {
 		p.orders = append(p.orders, order{match, f})
+	}
+}
+
+type hold struct {
+	ctx     context.Context
+	match   func(*http.Request) bool
+	arrived chan struct{}
+	goOn    chan struct{}
+}
+
+// Hold makes the next request that matches wait until goOn is called, its client has gone, or ctx ends. arrived is closed when it is
+// there; of its body some may still be on the way.
+func (p *Proxy) Hold(ctx context.Context, match func(*http.Request) bool) (arrived <-chan struct{}, goOn func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := hold{ctx, match, make(chan struct{}), make(chan struct{})}
+	p.holds = append(p.holds, h)
+	return h.arrived, sync.OnceFunc(func() { close(h.goOn) })
+}
+
+// wait is where held requests are.
+func (p *Proxy) wait(r *http.Request) {
+	p.mu.Lock()
+	i := slices.IndexFunc(p.holds, func(h hold) bool { return h.match(r) })
+	if i < 0 {
+		p.mu.Unlock()
+		return
+	}
+	h := p.holds[i]
+	p.holds = slices.Delete(p.holds, i, i+1)
+	p.mu.Unlock()
+	close(h.arrived)
+	select {
+	case <-h.goOn:
+	case <-h.ctx.Done():
+	case <-r.Context().Done():
 	}
 }
 
@@ -158,6 +196,7 @@ func (p *Proxy) choose(r *http.Request) Fault {
 }
 
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.wait(r)
 	switch p.choose(r) {
 	case Internal:
 		refuse(w, r, http.StatusInternalServerError, "InternalError")

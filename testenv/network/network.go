@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
+	"github.com/Shopify/toxiproxy/v2/toxics"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
@@ -23,17 +26,19 @@ const (
 	Healthy   Fault = iota
 	Latency         // answers take 300 ms longer, give or take 100 ms
 	Reset           // a connection is reset, to both sides, in the middle of what the client sends: after ResetAfter bytes
+	Silent          // nothing arrives on either side, the connections stay, and new ones can be made
 	HalfOpen        // requests arrive and have their effect, the connection stays, and the answers are lost
 	Bandwidth       // requests take a second for 32 KB, on each connection
 	Sliced          // answers come in pieces of some bytes
 	Refused         // connections end, and nobody listens any more
+	Forgotten       // the connections that there are carry nothing any more, and new ones are well: a firewall that lost its table
 )
 
 // ResetAfter is how many bytes of the client a connection carries while there is Reset.
 const ResetAfter = 700
 
 func (f Fault) String() string {
-	return [...]string{"healthy", "latency", "reset", "half-open", "bandwidth", "sliced", "refused"}[f]
+	return [...]string{"healthy", "latency", "reset", "silent", "half-open", "bandwidth", "sliced", "refused", "forgotten"}[f]
 }
 
 // toxics are toxiproxy's, in JSON. Upstream is what the client sends.
@@ -47,15 +52,44 @@ func (f Fault) toxics() []string {
 			fmt.Sprintf(`{"type":"limit_data","stream":"upstream","attributes":{"bytes":%d}}`, ResetAfter),
 			`{"type":"reset_peer","stream":"upstream","toxicity":0,"attributes":{"timeout":0}}`,
 		}
+	case Silent:
+		return []string{`{"type":"timeout","stream":"upstream","attributes":{"timeout":0}}`, `{"type":"timeout","stream":"downstream","attributes":{"timeout":0}}`}
 	case HalfOpen:
 		return []string{`{"type":"timeout","stream":"downstream","attributes":{"timeout":0}}`}
 	case Bandwidth:
 		return []string{`{"type":"bandwidth","stream":"upstream","attributes":{"rate":32}}`}
 	case Sliced:
 		return []string{`{"type":"slicer","stream":"downstream","attributes":{"average_size":40,"size_variation":20,"delay":20}}`}
+	case Forgotten:
+		return []string{`{"type":"forget","stream":"upstream"}`, `{"type":"forget","stream":"downstream"}`}
 	}
 	return nil
 }
+
+// forget is the toxic of Forgotten. The state of a connection is whether it was there before it.
+type forget struct{ begun atomic.Bool }
+
+// NewState implements toxics.StatefulToxic: toxiproxy asks for the connections that there are before it has added the toxic.
+func (f *forget) NewState() any { return !f.begun.Load() }
+
+// Pipe implements toxics.Toxic.
+func (f *forget) Pipe(connection *toxics.ToxicStub) {
+	if connection.State.(bool) {
+		new(toxics.TimeoutToxic).Pipe(connection)
+	} else {
+		new(toxics.NoopToxic).Pipe(connection)
+	}
+}
+
+// Cleanup implements toxics.CleanupToxic.
+func (f *forget) Cleanup(connection *toxics.ToxicStub) {
+	if connection.State.(bool) {
+		connection.Close()
+	}
+}
+
+// register makes toxiproxy know our own toxic.
+var register = sync.OnceFunc(func() { toxics.Register("forget", new(forget)) })
 
 // patience bounds a change of the fault: toxiproxy waits for its connections, of which one that hangs must not hang the test.
 const patience = 30 * time.Second
@@ -75,6 +109,7 @@ func New(t testing.TB, server string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
+	register()
 	zerolog.SetGlobalLevel(zerolog.Disabled) // a toxic writes to the global logger, about each of its ends
 	p := &Proxy{Addr: fmt.Sprintf("127.0.0.1:%d", ports[0]), t: t}
 	p.proxy = toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), t.Name(), p.Addr, server)
@@ -85,8 +120,8 @@ func New(t testing.TB, server string) *Proxy {
 	return p
 }
 
-// Set replaces the fault. It is there for open connections too, and what is on its way on them. A HalfOpen connection is
-// closed when its fault ends.
+// Set replaces the fault. It is there for open connections too, and what is on its way on them. A connection that was
+// HalfOpen, Silent or Forgotten is closed when its fault ends.
 func (p *Proxy) Set(f Fault) {
 	p.t.Helper()
 	done := make(chan error, 1)
@@ -110,8 +145,12 @@ func (p *Proxy) set(f Fault) error {
 	}
 	p.proxy.Toxics.ResetToxics(p.t.Context())
 	for _, toxic := range f.toxics() {
-		if _, err := p.proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
+		added, err := p.proxy.Toxics.AddToxicJson(strings.NewReader(toxic))
+		if err != nil {
 			return err
+		}
+		if f, ok := added.Toxic.(*forget); ok {
+			f.begun.Store(true)
 		}
 	}
 	if err := p.proxy.Start(); !errors.Is(err, toxiproxy.ErrProxyAlreadyStarted) {

@@ -159,6 +159,42 @@ func TestAHalfOpenConnectionCarriesRequestsAndNoAnswers(t *testing.T) {
 	ask(t, dial(t, p), 10_000)
 }
 
+func TestSilentConnectionsCarryNothing(t *testing.T) {
+	s, p, conns := opened(t, Silent)
+	was := s.got.Load()
+	for when, c := range conns {
+		if _, err := c.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if n, err := c.Read(make([]byte, 10)); !errors.Is(err, os.ErrDeadlineExceeded) || s.got.Load() != was {
+			t.Errorf("on a connection from %s there are %d bytes, %v; the server got %d", when, n, err, s.got.Load()-was)
+		}
+	}
+	p.Set(Healthy)
+	ask(t, dial(t, p), 1000)
+}
+
+func TestForgottenConnectionsAreSilentAndNewOnesAreWell(t *testing.T) {
+	s, p, conns := opened(t, Forgotten)
+	was := s.got.Load()
+	old := conns["before"]
+	if _, err := old.Write(make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	ask(t, conns["after"], 1000)
+	_ = old.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if n, err := old.Read(make([]byte, 10)); !errors.Is(err, os.ErrDeadlineExceeded) || s.got.Load() != was+1000 {
+		t.Errorf("the old connection has %d bytes, %v; the server got %d bytes in all", n, err, s.got.Load()-was)
+	}
+	p.Set(Healthy)
+	ask(t, conns["after"], 1000)
+	_ = old.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if n, err := old.Read(make([]byte, 10)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the old connection goes on with %d bytes, %v", n, err)
+	}
+}
+
 func TestSlicedAnswersAreWhole(t *testing.T) {
 	_, _, conns := opened(t, Sliced)
 	for _, c := range conns {

@@ -104,6 +104,9 @@ func readyz(w http.ResponseWriter, e Engine) {
 			retrying = append(retrying, fmt.Sprintf("partition %s retries since %s: %s", p.Partition, p.RetryingSince.UTC().Format(time.RFC3339), p.Retrying))
 		}
 	}
+	if stats.SourceFailing != "" {
+		retrying = append(retrying, fmt.Sprintf("the source fails since %s: %s", stats.SourceFailingSince.UTC().Format(time.RFC3339), stats.SourceFailing))
+	}
 	retrying = append(retrying, sinkLines(stats.Sinks)...)
 	if len(stats.Partitions) == 0 {
 		waiting = append(waiting, "no partition is assigned to this process")

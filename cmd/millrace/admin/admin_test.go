@@ -23,7 +23,7 @@ import (
 //   - latest keeps ended tenures: TestMetricsSayWhatTheEngineSays (the scrape fails)
 //   - lag -1 is exported: TestMetricsSayWhatTheEngineSays
 //   - healthz answers 200 in spite of the error: TestHealthFollowsProgress
-//   - readyz passes over Recovered: TestReadyAfterRecovery
+//   - readyz passes over Recovered, over a source that fails: TestReadyAfterRecovery
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // engine is a picture of one.
@@ -43,7 +43,8 @@ func picture() *engine {
 		Records: 10, Bytes: 5000, Kept: 6, Dropped: 3, Dead: 1,
 		DeadByStage: map[string]uint64{"decode": 1}, Rows: map[string]uint64{"lake": 6}, Retries: map[string]uint64{"lake.stage": 2},
 		CommitSeconds: stream.Histogram{Bounds: []float64{.1, 1}, Counts: []uint64{2, 1, 1}, Sum: 4.5},
-		StagedBytes:   900, Budget: 1 << 20, Buffered: 77, Unowned: 2,
+		SourceFailing: "lease table: no answer in time", SourceFailingSince: now.Add(-7 * time.Second),
+		StagedBytes: 900, Budget: 1 << 20, Buffered: 77, Unowned: 2,
 		Partitions: []stream.PartitionStats{
 			{Partition: "clicks-0", Epoch: 3, Recovered: true, LagRecords: 4, LagAge: 2 * time.Second, Watermark: now.Add(-3 * time.Second), LastCommit: now.Add(-time.Minute), Oldest: now.Add(-5 * time.Second)},
 			{Partition: "clicks-0", Epoch: 2, LagRecords: 99, LagAge: -1},
@@ -81,9 +82,12 @@ millrace_partitions_unowned{pipeline="clicks"} 2
 millrace_records_processed_total{fate="dead",pipeline="clicks"} 1
 millrace_records_processed_total{fate="dropped",pipeline="clicks"} 3
 millrace_records_processed_total{fate="kept",pipeline="clicks"} 6
+# HELP millrace_source_failing_seconds How long calls to the source's servers fail; 0 while they succeed.
+# TYPE millrace_source_failing_seconds gauge
+millrace_source_failing_seconds{pipeline="clicks"} 7
 `
 	err := testutil.CollectAndCompare(c, strings.NewReader(want), "millrace_commit_duration_seconds", "millrace_lag_records_max",
-		"millrace_partition_lag_records", "millrace_partitions_unowned", "millrace_partition_oldest_uncommitted_age_seconds", "millrace_records_processed_total")
+		"millrace_partition_lag_records", "millrace_partitions_unowned", "millrace_source_failing_seconds", "millrace_partition_oldest_uncommitted_age_seconds", "millrace_records_processed_total")
 	if err != nil {
 		t.Error(err)
 	}
@@ -134,7 +138,8 @@ func TestReadyAfterRecovery(t *testing.T) {
 		t.Error("recovered:", code, body)
 	}
 	e.stats.Partitions = nil
-	if code, body := get(t, e, "/readyz"); code != 503 || !strings.Contains(body, "no partition is assigned") {
+	if code, body := get(t, e, "/readyz"); code != 503 || !strings.Contains(body, "no partition is assigned") ||
+		!strings.Contains(body, "\nthe source fails since 2023-11-14T22:13:13Z: lease table: no answer in time\n") {
 		t.Error("nothing assigned:", code, body)
 	}
 }

@@ -18,7 +18,7 @@ type Collector struct {
 	commit, healthy, budget, used, partitions, unowned *prometheus.Desc
 	lagRecords, lagSeconds, maxRecords, maxSeconds     *prometheus.Desc
 	watermark, lastCommit, uncommitted, recovered      *prometheus.Desc
-	retrying                                           *prometheus.Desc
+	retrying, sourceFailing                            *prometheus.Desc
 	writes, requests, writeSeconds, waiting            *prometheus.Desc
 	failing, spooling, spooled, drained                *prometheus.Desc
 	spoolFiles, spoolBytes, spoolAge                   *prometheus.Desc
@@ -52,19 +52,20 @@ func NewCollector(pipeline string, e Engine) *Collector {
 		lastCommit: desc("partition_last_commit_timestamp_seconds", "When the partition was last committed by this process.", "partition"),
 		uncommitted: desc("partition_oldest_uncommitted_age_seconds",
 			"How long the oldest uncommitted record is here; 0 when there is none.", "partition"),
-		recovered:    desc("partition_recovered", "1 when what the last owner committed is published.", "partition"),
-		retrying:     desc("partition_retrying", "1 while a call of the partition fails and is tried again.", "partition"),
-		writes:       desc("sink_writes_total", "Writes of an upsert sink by outcome: written, refused for good, or repeated.", "sink", "outcome"),
-		requests:     desc("sink_requests_total", "Requests of an upsert sink; failed ones as a whole.", "sink", "outcome"),
-		writeSeconds: desc("sink_write_seconds", "From a write's arrival at its sink to its acknowledgement.", "sink"),
-		waiting:      desc("sink_waiting_writes", "Writes of an upsert sink that are not acknowledged.", "sink"),
-		failing:      desc("sink_failing_seconds", "How long nothing has succeeded at an upsert sink that is asked; 0 while it answers.", "sink"),
-		spooling:     desc("sink_spooling", "1 while writes of some partition are set aside.", "sink"),
-		spooled:      desc("sink_spooled_writes_total", "Writes that were set aside.", "sink"),
-		drained:      desc("sink_drained_writes_total", "Writes that were sent from where they were set aside.", "sink"),
-		spoolFiles:   desc("sink_spool_files", "Files set aside that wait to be drained.", "sink"),
-		spoolBytes:   desc("sink_spool_bytes", "Bytes of the files set aside.", "sink"),
-		spoolAge:     desc("sink_spool_lag_seconds", "Age of the oldest file set aside: how far the sink is behind; 0 when none waits.", "sink"),
+		sourceFailing: desc("source_failing_seconds", "How long calls to the source's servers fail; 0 while they succeed."),
+		recovered:     desc("partition_recovered", "1 when what the last owner committed is published.", "partition"),
+		retrying:      desc("partition_retrying", "1 while a call of the partition fails and is tried again.", "partition"),
+		writes:        desc("sink_writes_total", "Writes of an upsert sink by outcome: written, refused for good, or repeated.", "sink", "outcome"),
+		requests:      desc("sink_requests_total", "Requests of an upsert sink; failed ones as a whole.", "sink", "outcome"),
+		writeSeconds:  desc("sink_write_seconds", "From a write's arrival at its sink to its acknowledgement.", "sink"),
+		waiting:       desc("sink_waiting_writes", "Writes of an upsert sink that are not acknowledged.", "sink"),
+		failing:       desc("sink_failing_seconds", "How long nothing has succeeded at an upsert sink that is asked; 0 while it answers.", "sink"),
+		spooling:      desc("sink_spooling", "1 while writes of some partition are set aside.", "sink"),
+		spooled:       desc("sink_spooled_writes_total", "Writes that were set aside.", "sink"),
+		drained:       desc("sink_drained_writes_total", "Writes that were sent from where they were set aside.", "sink"),
+		spoolFiles:    desc("sink_spool_files", "Files set aside that wait to be drained.", "sink"),
+		spoolBytes:    desc("sink_spool_bytes", "Bytes of the files set aside.", "sink"),
+		spoolAge:      desc("sink_spool_lag_seconds", "Age of the oldest file set aside: how far the sink is behind; 0 when none waits.", "sink"),
 	}
 }
 
@@ -72,7 +73,7 @@ func NewCollector(pipeline string, e Engine) *Collector {
 func (c *Collector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.records, c.bytes, c.fates, c.dead, c.rows, c.retries, c.staged, c.commit, c.healthy, c.budget, c.used, c.partitions, c.unowned,
-		c.lagRecords, c.lagSeconds, c.maxRecords, c.maxSeconds, c.watermark, c.lastCommit, c.uncommitted, c.recovered, c.retrying,
+		c.sourceFailing, c.lagRecords, c.lagSeconds, c.maxRecords, c.maxSeconds, c.watermark, c.lastCommit, c.uncommitted, c.recovered, c.retrying,
 		c.writes, c.requests, c.writeSeconds, c.waiting, c.failing, c.spooling, c.spooled, c.drained, c.spoolFiles, c.spoolBytes, c.spoolAge,
 	} {
 		descs <- d
@@ -106,6 +107,7 @@ func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
 	if s.Unowned >= 0 {
 		out.gauge(c.unowned, float64(s.Unowned))
 	}
+	out.gauge(c.sourceFailing, c.age(s.SourceFailingSince))
 	c.collectPartitions(out, s.Partitions)
 	for name, sink := range s.Sinks {
 		c.collectSink(out, name, sink)

@@ -112,7 +112,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Log, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	sdk, err := config.LoadDefaultConfig(ctx)
+	sdk, err := config.LoadDefaultConfig(ctx, source.Transport())
 	if err != nil {
 		return nil, fmt.Errorf("read the AWS configuration: %w", err)
 	}
