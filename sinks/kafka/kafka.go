@@ -202,6 +202,7 @@ func producing(message int64) []kgo.Opt {
 		kgo.ProducerBatchMaxBytes(int32(message) + around),
 		kgo.ProducerLinger(0), // the loop has waited
 		kgo.MaxBufferedRecords(1 << 20),
+		kgo.MetadataMinAge(250 * time.Millisecond), // a message whose connection was cut waits for so long before it is sent again
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -36,7 +37,12 @@ import (
 //	New: Order InTurn -> RepeatsDropNothingThatIsNew
 //	New: messages without a key go to any partition -> RepeatsDropNothingThatIsNew
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, network.Leftovers()...) }
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "8"); err != nil { // sessions that lapse are waited for
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, network.Leftovers()...)
+}
 
 // faulty makes connections on which requests to produce fail as planned.
 type faulty struct{ sinktest.Faults }
