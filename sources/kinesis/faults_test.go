@@ -79,6 +79,7 @@ func fatal(t *testing.T, err error, words ...string) {
 }
 
 func TestErrorsOfReadingAreRepeated(t *testing.T) {
+	t.Parallel()
 	for _, fault := range []kinesis.Fault{
 		{Error: "ProvisionedThroughputExceededException"},
 		{Error: "ExpiredIteratorException"},
@@ -105,6 +106,7 @@ func TestErrorsOfReadingAreRepeated(t *testing.T) {
 }
 
 func TestIteratorsThatExpireUnderABlockedConsumerAreMadeAnew(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	s.put(0, numbers(0, 5)...)
 	p := s.play(t, nil, usual)
@@ -119,6 +121,7 @@ func TestIteratorsThatExpireUnderABlockedConsumerAreMadeAnew(t *testing.T) {
 
 // Amazon counts 5 calls and 2 MB a second and shard, for all who read.
 func TestReadingStaysWithinAShardsRates(t *testing.T) {
+	t.Parallel()
 	inside, server, tableServer := inProcessWith(t, kinesis.Options{Limits: true})
 	s := &scene{newLog(t, inside, period, 1), server, tableServer}
 	for range 50 {
@@ -147,6 +150,7 @@ func three() []byte {
 }
 
 func TestRecordsOfAnAggregateHaveKeysAndPositionsOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	s.put(0, "before", string(three()), "after")
 	p := s.play(t, nil, usual)
@@ -166,6 +170,7 @@ func TestRecordsOfAnAggregateHaveKeysAndPositionsOfTheirOwn(t *testing.T) {
 }
 
 func TestCheckpointInsideAnAggregateGoesOnInside(t *testing.T) {
+	t.Parallel()
 	for n := 1; n <= 5; n++ {
 		s := newScene(t, 1)
 		s.put(0, "before", string(three()), "after")
@@ -190,6 +195,7 @@ func TestCheckpointInsideAnAggregateGoesOnInside(t *testing.T) {
 }
 
 func TestBrokenAggregateIsOneDeadLetterAndItsNeighboursLive(t *testing.T) {
+	t.Parallel()
 	sum := three()
 	sum[len(sum)-1] ^= 1
 	whole := three()
@@ -211,6 +217,7 @@ func TestBrokenAggregateIsOneDeadLetterAndItsNeighboursLive(t *testing.T) {
 }
 
 func TestSequenceNumbersKeepTheirOrderAndValue(t *testing.T) {
+	t.Parallel()
 	for _, text := range []string{
 		"0", "7", "18446744073709551615", "18446744073709551616", "49590338271490256608559692538361571095921575989136588898",
 		strings.Repeat("9", 57), "6277101735386680763835789423207666416102355444464034512895",
@@ -233,6 +240,7 @@ func TestSequenceNumbersKeepTheirOrderAndValue(t *testing.T) {
 
 // The engine says that nothing was read yet by the position before the first record.
 func TestPositionBeforeARecordBeginsWithIt(t *testing.T) {
+	t.Parallel()
 	n, _ := parseSequence("49590338271490256608559692538361571095921575989136588800")
 	before := place{sequence: n}.position()
 	for i := len(before) - 1; ; i-- { // subtract one
@@ -258,6 +266,7 @@ func FuzzAggregate(f *testing.F) {
 }
 
 func TestOddKeysAndSizesArrive(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	long := strings.Repeat("ü", 256)
 	s.server.Put(s.name, s.Partition(0), kinesis.Record{Key: long}, kinesis.Record{Key: "k", Data: make([]byte, 1<<20)})
@@ -270,6 +279,7 @@ func TestOddKeysAndSizesArrive(t *testing.T) {
 }
 
 func TestStartIsStoredAtFirstSight(t *testing.T) {
+	t.Parallel()
 	for _, start := range []string{"latest", "a time", "trim_horizon"} {
 		t.Run(start, func(t *testing.T) {
 			s := newScene(t, 2)
@@ -305,6 +315,7 @@ func TestStartIsStoredAtFirstSight(t *testing.T) {
 }
 
 func TestQuietShardIsNotTakenForALoss(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	s.put(0, numbers(0, 5)...)
 	p := s.play(t, nil, usual)
@@ -322,6 +333,7 @@ func TestQuietShardIsNotTakenForALoss(t *testing.T) {
 
 // A worker read everything and knew that nothing more came, but committed less.
 func TestMarkOfAnotherRecordSaysNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	s.put(0, numbers(0, 5)...)
 	hold := make(chan struct{})
@@ -342,6 +354,7 @@ func TestMarkOfAnotherRecordSaysNothing(t *testing.T) {
 }
 
 func TestResetGoesOnAfterALoss(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	s.put(0, numbers(0, 5)...)
 	p := s.play(t, nil, usual)
@@ -359,6 +372,7 @@ func TestResetGoesOnAfterALoss(t *testing.T) {
 
 // A worker that lags by nearly the whole retention may be overtaken by it between two calls.
 func TestLossInTheRunIsNoticed(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	s.put(0, numbers(0, 100)...)
 	s.server.SetClock(24*time.Hour - time.Minute)
@@ -373,6 +387,7 @@ func TestLossInTheRunIsNoticed(t *testing.T) {
 }
 
 func TestShardThatIsGoneBeforeItsEndIsALoss(t *testing.T) {
+	t.Parallel()
 	l := &shardList{missed: map[string]int{}, warned: map[string]bool{}}
 	shard := func(name, parent string) types.Shard {
 		s := types.Shard{ShardId: &name}
@@ -423,6 +438,7 @@ func (s *scene) row(t *testing.T, i int) lease.Row {
 
 // What a worker does not know it does not write over: a paused one may have missed a new owner, a claim, or the row's end.
 func TestWriteOverWhatIsNotKnownIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	writesOnlyOverWhatIsKnown(t, s.log)
 }
@@ -456,6 +472,7 @@ func writesOnlyOverWhatIsKnown(t *testing.T, l *log) {
 }
 
 func TestWhatCannotWorkEndsWithAWordOnWhatToDo(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	s.server.CreateStream("other", 1)
 	fatal(t, s.play(t, nil, func(c *Config) { c.Stream = "nothing" }).Result(), "stream nothing", "does not exist", "AWS_REGION")
@@ -481,6 +498,7 @@ func TestWhatCannotWorkEndsWithAWordOnWhatToDo(t *testing.T) {
 }
 
 func TestDeniedCallNamesActionAndResource(t *testing.T) {
+	t.Parallel()
 	for _, operation := range []string{"DescribeStreamSummary", "ListShards", "GetShardIterator", "GetRecords"} {
 		t.Run(operation, func(t *testing.T) {
 			s := newScene(t, 1)
@@ -496,6 +514,7 @@ func TestDeniedCallNamesActionAndResource(t *testing.T) {
 }
 
 func TestDeniedTableNamesActionAndResource(t *testing.T) {
+	t.Parallel()
 	for _, operation := range []string{"DescribeTable", "CreateTable", "PutItem", "Scan"} {
 		t.Run(operation, func(t *testing.T) {
 			s := newScene(t, 1)
@@ -513,6 +532,7 @@ func TestDeniedTableNamesActionAndResource(t *testing.T) {
 // Nothing that is decided compares a wall clock with another one: a worker whose clock is an hour off, in either direction, is as
 // good as any. What jumps here is everybody else's.
 func TestClocksThatJumpDoNoHarm(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	p := s.play(t, nil, usual)
 	for i, ahead := range []time.Duration{0, time.Hour, -time.Hour, 0} {
@@ -529,6 +549,7 @@ func TestClocksThatJumpDoNoHarm(t *testing.T) {
 }
 
 func TestStreamThatIsDeletedInTheRunEndsIt(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	p := s.play(t, nil, usual)
 	p.Wait(s.Partition(0), "the shard is assigned", func([]stream.Record) bool { return true })
@@ -538,6 +559,7 @@ func TestStreamThatIsDeletedInTheRunEndsIt(t *testing.T) {
 
 // What nobody foresaw must not kill the process, which other partitions share.
 func TestAnswersThatAreLateAreAskedForInHalves(t *testing.T) {
+	t.Parallel()
 	rd := &reader{
 		tenure: &tenure{Lease: &lease.Lease{}, run: &run{Source: &Source{cfg: Config{Fetch: Fetch{MaxRecords: 10_000, MaxBytes: 32 << 20}}}}},
 		ctx:    t.Context(), started: true, iterator: "i", average: 100,
@@ -561,6 +583,7 @@ func TestAnswersThatAreLateAreAskedForInHalves(t *testing.T) {
 }
 
 func TestPanicWhileReadingIsAnError(t *testing.T) {
+	t.Parallel()
 	rd := &reader{tenure: &tenure{run: &run{Source: &Source{cfg: Config{Fetch: Fetch{MaxRecords: 1}}}}}, ctx: t.Context(), started: true, iterator: "i", finished: make(chan struct{})}
 	_, err := rd.guarded(t.Context(), func(context.Context, *kinesisapi.GetRecordsInput) (*kinesisapi.GetRecordsOutput, middleware.Metadata, error) {
 		panic("odd")
@@ -571,6 +594,7 @@ func TestPanicWhileReadingIsAnError(t *testing.T) {
 
 // The library must not stop reading by itself, and renews its lease after 25 days.
 func TestReaderThatTheLibraryGivesUpFailsTheRun(t *testing.T) {
+	t.Parallel()
 	l := &library{waiting: map[string]*reader{}, taken: map[string]*reader{}}
 	rd := &reader{tenure: &tenure{Lease: &lease.Lease{}, run: &run{Source: &Source{}}}, ctx: t.Context(), finished: make(chan struct{})}
 	l.add(rd)
@@ -591,6 +615,7 @@ func TestReaderThatTheLibraryGivesUpFailsTheRun(t *testing.T) {
 }
 
 func TestShardsWithoutAnOwnerAreCounted(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 3)
 	source, _ := s.source(t, &outside{}, usual)
 	if n := source.Unowned(); n != -1 {

@@ -1,6 +1,7 @@
 package kinesis
 
 import (
+	"flag"
 	"os"
 	"testing"
 	"time"
@@ -34,6 +35,9 @@ import (
 //	the library's renewal is refused; that it stops is not seen -> ReaderThatTheLibraryGivesUpFailsTheRun
 func TestMain(m *testing.M) {
 	os.Unsetenv("AWS_CA_BUNDLE") // every client would read all of its certificates, for servers that speak plain HTTP
+	if err := flag.Set("test.parallel", "6"); err != nil { // most of them wait for leases and polls
+		panic(err)
+	}
 	goleak.VerifyTestMain(m, network.Leftovers()...)
 }
 

@@ -45,6 +45,7 @@ func (s *scene) readsAgain(t *testing.T, since time.Time, want ...string) {
 
 // The stored start bounds it, times are of the service's clock, and what the retention has removed is told.
 func TestReadingAgainBeginsByTimeAndNotBeforeThePipeline(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	s.put(0, "before the pipeline")
 	s.server.SetClock(time.Minute)
@@ -69,6 +70,7 @@ func TestReadingAgainBeginsByTimeAndNotBeforeThePipeline(t *testing.T) {
 
 // A commit may end inside an aggregate, and so does the reading.
 func TestReadingAgainEndsInsideAnAggregate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	s.server.Put(s.name, s.Partition(0), kinesis.Record{Key: "any", Data: kinesis.Aggregate(
 		kinesis.Record{Key: "a", Data: []byte("1")}, kinesis.Record{Key: "b", Data: []byte("2")}, kinesis.Record{Key: "c", Data: []byte("3")})})
@@ -83,6 +85,7 @@ func TestReadingAgainEndsInsideAnAggregate(t *testing.T) {
 
 // Errors are repeated and an iterator that expires is made anew, where the reading was.
 func TestErrorsOfReadingAgainAreRepeated(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	s.put(0, numbers(0, 5)...)
 	p := s.play(t, nil, usual)
@@ -108,6 +111,7 @@ func TestErrorsOfReadingAgainAreRepeated(t *testing.T) {
 }
 
 func TestReadingAgainAnotherStreamIsAnError(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, 1)
 	s.put(0, numbers(0, 5)...)
 	p := s.play(t, nil, usual)

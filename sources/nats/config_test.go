@@ -11,6 +11,7 @@ import (
 )
 
 func TestConfigNamesEveryProblem(t *testing.T) {
+	t.Parallel()
 	c := Config{
 		URL: "nats://user:secret@, http://x", Partitions: []string{"a.*", "a.1", "a..b", "x.>", "x.y.>"}, Start: "yesterday", Reset: "no",
 		Bucket: "a.b", Lease: time.Millisecond, User: "u", Token: "t", TLS: &trust.TLS{Cert: "c"}, Fetch: Fetch{MaxBytes: 1, MaxMessages: -1},
@@ -34,12 +35,14 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 }
 
 func TestEmptyConfigNeedsAStreamOnly(t *testing.T) {
+	t.Parallel()
 	if _, err := New(Config{Stream: "S"}, Options{Pipeline: "clicks"}); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestFiltersOverlapIfASubjectMatchesBoth(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		a, b string
 		want bool
@@ -64,6 +67,7 @@ func TestFiltersOverlapIfASubjectMatchesBoth(t *testing.T) {
 }
 
 func TestKeysNameTheirPartition(t *testing.T) {
+	t.Parallel()
 	for _, p := range []string{"clicks.3", "clicks.*.>", "a=b.$x.ü"} {
 		key := keyOf(p)
 		if strings.Trim(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/=") != "" {
@@ -81,6 +85,7 @@ func TestKeysNameTheirPartition(t *testing.T) {
 }
 
 func TestRowsComeBackAsTheyWere(t *testing.T) {
+	t.Parallel()
 	for _, r := range []lease.Row{
 		{Partition: "p", Revision: 7},
 		{
@@ -101,6 +106,7 @@ func TestRowsComeBackAsTheyWere(t *testing.T) {
 }
 
 func TestMarkOfAnotherCheckpointSaysNothing(t *testing.T) {
+	t.Parallel()
 	at := func(n uint64) lease.Row {
 		return lease.Row{Committed: true, Checkpoint: stream.Checkpoint{Pos: stream.OffsetPosition(n)}}
 	}
@@ -139,6 +145,7 @@ func FuzzParseReply(f *testing.F) {
 }
 
 func TestReplyOfAnotherDomainIsRead(t *testing.T) {
+	t.Parallel()
 	for _, s := range []string{
 		"$JS.ACK.S.C.1.20.30.1700000000000000000.40",
 		"$JS.ACK.hub.HASH.S.C.1.20.30.1700000000000000000.40",

@@ -53,6 +53,7 @@ const second = time.Second
 
 // A server that restarts forgets its cursors. The port stays, so the clients come back.
 func TestServerRestartNeitherSkipsNorDoubles(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s, err := server.Start(server.Options{Dir: dir, Sync: server.SyncLater})
 	if err != nil {
@@ -91,6 +92,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 }
 
 func TestBrokenConnectionsNeitherSkipNorDouble(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	want := l.numbers(t, 0, 0, 3000)
 	o := newOutside()
@@ -107,6 +109,7 @@ func TestBrokenConnectionsNeitherSkipNorDouble(t *testing.T) {
 }
 
 func TestCursorThatSomebodyDeletesIsMadeAnew(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	want := l.numbers(t, 0, 0, 10)
 	p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
@@ -134,6 +137,7 @@ func must[T any](v T, err error) T {
 
 // Messages that the client dropped, or that were cut off, show in the cursor's numbers.
 func TestReaderNoticesWhatGotLostOnTheWay(t *testing.T) {
+	t.Parallel()
 	reply := func(number, sequence uint64) *nats.Msg {
 		return &nats.Msg{Data: []byte("x"), Reply: fmt.Sprintf("$JS.ACK.S.C.1.%d.%d.1700000000000000000.0", sequence, number)}
 	}
@@ -161,6 +165,7 @@ func status(code, text string) *nats.Msg {
 }
 
 func TestMessageLargerThanTheBoundPasses(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	l.Append(t, 0, sourcetest.Message{Value: []byte("small")}, sourcetest.Message{Value: make([]byte, 1<<20)}, sourcetest.Message{Value: make([]byte, 2<<20)}, sourcetest.Message{Value: []byte("last")})
 	p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(c *Config) { c.Fetch.MaxBytes = 64 << 10 }), nil)
@@ -176,6 +181,7 @@ func TestMessageLargerThanTheBoundPasses(t *testing.T) {
 
 // The engine holds the first records while the rest of the stream is removed.
 func TestBlockedPartitionHoldsBoundedMemoryAndNoticesALossInTheRun(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	l.numbers(t, 0, 0, 2000)
 	s := l.source(t, newOutside(), func(c *Config) { c.Fetch.MaxMessages = 100 })
@@ -194,6 +200,7 @@ func TestBlockedPartitionHoldsBoundedMemoryAndNoticesALossInTheRun(t *testing.T)
 }
 
 func TestCommitDoesNotPassALoss(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	l.numbers(t, 0, 0, 500)
 	s := l.source(t, newOutside(), func(c *Config) { c.Fetch.MaxMessages = 100 })
@@ -216,6 +223,7 @@ func TestCommitDoesNotPassALoss(t *testing.T) {
 
 // Retention removes what is before the checkpoint of one partition and long after that of the other, which is quiet.
 func TestQuietPartitionIsNotTakenForALoss(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), second, 2)
 	l.numbers(t, 0, 0, 5)
 	s := l.source(t, newOutside(), func(*Config) {})
@@ -261,6 +269,7 @@ func started(t *testing.T, l *log) bool { return must(parseMark(row(t, l).Mark))
 
 // A worker received everything and knew that nothing more came, but committed nothing.
 func TestReceivedIsNotCommitted(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), second, 1)
 	l.numbers(t, 0, 0, 5)
 	named := func(c *Config) { c.Instance = "a" }
@@ -280,6 +289,7 @@ func TestReceivedIsNotCommitted(t *testing.T) {
 }
 
 func TestResetGoesOnAfterALoss(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	l.numbers(t, 0, 0, 5)
 	p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
@@ -297,6 +307,7 @@ func TestResetGoesOnAfterALoss(t *testing.T) {
 }
 
 func TestStartIsStoredAtFirstSight(t *testing.T) {
+	t.Parallel()
 	url := start(t, server.Options{Sync: server.SyncLater}).URL()
 	between := time.Time{}
 	for _, c := range []struct{ name, start string }{{"latest", "latest"}, {"a time", ""}} {
@@ -334,6 +345,7 @@ func TestStartIsStoredAtFirstSight(t *testing.T) {
 }
 
 func TestKilledWorkerHasItsPartitionsBackAtOnce(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 30*second, 2)
 	l.numbers(t, 0, 0, 5)
 	o := newOutside()
@@ -352,6 +364,7 @@ func TestKilledWorkerHasItsPartitionsBackAtOnce(t *testing.T) {
 }
 
 func TestShutdownAndArrivalMovePartitionsAtOnce(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 30*second, 4)
 	a := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)
 	for i := range 4 {
@@ -369,6 +382,7 @@ func TestShutdownAndArrivalMovePartitionsAtOnce(t *testing.T) {
 }
 
 func TestTwoWorkersOfOneNameEnd(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 2*second, 1)
 	named := func(c *Config) { c.Instance = "twin" }
 	a := sourcetest.NewPlay(t, l.source(t, newOutside(), named), nil)
@@ -380,6 +394,7 @@ func TestTwoWorkersOfOneNameEnd(t *testing.T) {
 }
 
 func TestHeadersComeByName(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	m := &nats.Msg{Subject: l.Partition(0), Data: []byte("v"), Header: nats.Header{KeyHeader: {"k"}, "b": {"3"}, "a": {"1", "2"}, "Nats-Batch-X": {"4"}}}
 	if _, err := l.js.PublishMsg(t.Context(), m); err != nil {
@@ -394,6 +409,7 @@ func TestHeadersComeByName(t *testing.T) {
 }
 
 func TestSilentServerIsReadInTheProcess(t *testing.T) {
+	t.Parallel()
 	s := start(t, server.Options{Addr: server.Silent, Sync: server.SyncLater})
 	connect := []nats.Option{nats.InProcessServer(s)}
 	nc, err := nats.Connect("", connect...)
@@ -421,6 +437,7 @@ func TestSilentServerIsReadInTheProcess(t *testing.T) {
 }
 
 func TestWhatCannotWorkEndsWithAWordOnWhatToDo(t *testing.T) {
+	t.Parallel()
 	s := start(t, server.Options{Sync: server.SyncLater, User: "clicks", Password: "secret"})
 	url := strings.Replace(s.URL(), "//", "//clicks:secret@", 1)
 	l := newLog(t, url, 10*second, 1)
@@ -467,6 +484,7 @@ func emptyFile(t *testing.T) string {
 }
 
 func TestServerThatIsNotThereIsSaidInTime(t *testing.T) {
+	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -487,6 +505,7 @@ func TestServerThatIsNotThereIsSaidInTime(t *testing.T) {
 }
 
 func TestStreamThatIsDeletedEndsTheRun(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	l.numbers(t, 0, 0, 5)
 	s := l.source(t, newOutside(), func(*Config) {})
@@ -500,6 +519,7 @@ func TestStreamThatIsDeletedEndsTheRun(t *testing.T) {
 }
 
 func TestStreamMadeAnewIsNotReadAtOldSequences(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), 10*second, 1)
 	l.numbers(t, 0, 0, 5)
 	p := sourcetest.NewPlay(t, l.source(t, newOutside(), func(*Config) {}), nil)

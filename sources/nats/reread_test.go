@@ -58,6 +58,7 @@ func (l *log) carried(t *testing.T, change func(*Config), records int) {
 
 // The last committed messages may be deleted from the middle: what there is ends the reading, and new messages do not begin it.
 func TestReadingAgainDoesNotWaitForWhatIsDeleted(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), second, 2)
 	l.numbers(t, 1, 0, 1) // so that the stream begins before partition 0
 	want := l.numbers(t, 0, 0, 10)
@@ -82,6 +83,7 @@ func TestReadingAgainDoesNotWaitForWhatIsDeleted(t *testing.T) {
 }
 
 func TestReadingAgainBeginsByTimeAndNotBeforeThePipeline(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), second, 1)
 	l.numbers(t, 0, 0, 3) // before the pipeline began
 	later := func() time.Time {
@@ -101,6 +103,7 @@ func TestReadingAgainBeginsByTimeAndNotBeforeThePipeline(t *testing.T) {
 }
 
 func TestReadingAgainAnotherStreamIsAnError(t *testing.T) {
+	t.Parallel()
 	l := newLog(t, start(t, server.Options{Sync: server.SyncLater}).URL(), second, 1)
 	l.numbers(t, 0, 0, 5)
 	l.carried(t, func(*Config) {}, 5)
