@@ -54,7 +54,7 @@ func against(t *testing.T, start func() (*npm.Server, error)) {
 				environment(t, p.URL)
 				streams++
 				cfg.Stream = fmt.Sprintf("out-%d", streams)
-				client := newClient(t, p.URL)
+				client := newClient(t, other.URL()) // readers have no part in the faults
 				create(t, client, cfg.Stream)
 				if err := newSink(t, cfg).Probe(t.Context()); err != nil {
 					t.Fatal(err)
