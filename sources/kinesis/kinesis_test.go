@@ -34,7 +34,8 @@ import (
 //	a panic is not caught                                       -> PanicWhileReadingIsAnError
 //	the library's renewal is refused; that it stops is not seen -> ReaderThatTheLibraryGivesUpFailsTheRun
 func TestMain(m *testing.M) {
-	os.Unsetenv("AWS_CA_BUNDLE")                           // every client would read all of its certificates, for servers that speak plain HTTP
+	// Every client would read all of its certificates, for servers that speak plain HTTP.
+	os.Unsetenv("AWS_CA_BUNDLE")
 	if err := flag.Set("test.parallel", "6"); err != nil { // most of them wait for leases and polls
 		panic(err)
 	}
