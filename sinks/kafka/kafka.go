@@ -360,6 +360,9 @@ func (s *Sink) connected() (*client, error) {
 // Send produces items and waits for the brokers. Within a partition of the topic Kafka stores messages in turn, and once one
 // fails so do those behind it.
 func (s *Sink) Send(ctx context.Context, items []*bulk.Item) error {
+	if s.o.Transactions == nil {
+		return s.sendAlone(ctx, items)
+	}
 	within := map[*kafka.Producer][]*bulk.Item{} // nil: in no transaction
 	s.mu.Lock()
 	for _, it := range items {

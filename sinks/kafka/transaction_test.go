@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -825,5 +827,34 @@ func takenBack(p *pipe) {
 	}, nil)
 	if err != nil || letters != 1 {
 		p.t.Errorf("%d dead letters, %v; want one", letters, err)
+	}
+}
+
+// What no repetition mends ends the run, with what to do about it.
+func TestTransactionsThatTheBrokersDoNotTakeEndTheRun(t *testing.T) {
+	for want, c := range map[string]struct {
+		timeout time.Duration
+		fault   *kerr.Error
+	}{
+		"set transaction_timeout to their transaction.max.timeout.ms or less": {48 * time.Hour, nil},
+		"the user needs WRITE and DESCRIBE on the transactional id":           {0, kerr.TransactionalIDAuthorizationFailed},
+	} {
+		b, err := broker.Start(broker.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(b.Close)
+		if c.fault != nil {
+			b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: c.fault, Count: -1})
+		}
+		t.Run(want, func(t *testing.T) {
+			p := newPipe(t, b.Addr)
+			w := p.work(settings{age: time.Second, timeout: c.timeout})
+			err := <-w.done
+			w.done <- err
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("the run ends with %v; want %q", err, want)
+			}
+		})
 	}
 }

@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"errors"
+	"sync/atomic"
 	"testing"
 
 	"github.com/millrace-io/millrace/stream"
@@ -13,6 +15,7 @@ import (
 //
 //	Commit: what is shown is the position                    -> TestACommitThatIsTakenBackIsRemembered
 //	claim: what is shown begins anew                         -> TestACommitThatIsTakenBackIsRemembered
+//	giveBack looks once                                      -> TestATenureThatBeginsAnewWhileItIsGivenBackGoesToo
 
 // marked is what the group says of partition 0.
 func (l *topic) marked(t *testing.T) mark {
@@ -51,5 +54,28 @@ func TestACommitThatIsTakenBackIsRemembered(t *testing.T) {
 	commit(4)
 	if m := l.marked(t); m.next != 5 || m.shown != 5 {
 		t.Errorf("next %d, shown %d; want 5 and 5", m.next, m.shown)
+	}
+}
+
+// A transaction may be lost in the middle of the drain; its successor must not live on with a partition that is somebody else's.
+func TestATenureThatBeginsAnewWhileItIsGivenBackGoesToo(t *testing.T) {
+	t.Parallel()
+	l := newTopic(t, start(t, broker.Options{}).Addr, session, 2)
+	var moved atomic.Pointer[tenure]
+	old := work(t, l.source(t, newOutside(), same), func(j *job) {
+		j.drain = func(c *taker) error {
+			a := c.Assignment.(*tenure)
+			if moved.CompareAndSwap(nil, a) {
+				a.run.again(a)
+			}
+			return errors.New("the transaction is lost")
+		}
+	})
+	old.next()
+	old.next()
+	work(t, l.source(t, newOutside(), same), failDrain).next() // it is given back by now
+	run := moved.Load().run
+	if left := run.all(); len(left) != 1 || left[0].partition == moved.Load().partition {
+		t.Errorf("the old worker has %d tenures, one of them of %s", len(left), moved.Load())
 	}
 }

@@ -56,7 +56,7 @@ func (s *Source) Reread(ctx context.Context, since time.Time, ends map[string]st
 		if !listed[shard] {
 			return cut, nil
 		}
-		rd := &rereader{run: r, shard: shard, since: since, cut: cut}
+		rd := &rereader{run: r, shard: shard, since: since, cut: cut, limit: int32(s.cfg.Fetch.MaxRecords)}
 		err := rd.readTo(ctx, end, func(rs []stream.Record) error { return visit(shard, rs) })
 		return rd.cut, err
 	})
@@ -73,6 +73,7 @@ type rereader struct {
 	any      bool            // there is one
 	cut      bool            // records may be gone that are not read yet
 	toll     time.Duration   // what the last read took of the shard's rate, twice
+	limit    int32           // records of a read; fewer after one that had no answer in time
 }
 
 // readTo visits the records up to and with end.
@@ -119,16 +120,16 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // read makes one call. last: nothing follows, now or ever. After an error it begins after the last record anew.
 func (rd *rereader) read(ctx context.Context) (rs []stream.Record, last bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	if rd.iterator == "" {
 		if err := rd.open(ctx); err != nil {
 			return nil, false, err
 		}
 	}
-	out, err := rd.run.kinesis.GetRecords(ctx, &kinesis.GetRecordsInput{ShardIterator: &rd.iterator, Limit: aws.Int32(int32(rd.run.cfg.Fetch.MaxRecords))})
+	out, err := rd.run.kinesis.GetRecords(ctx, &kinesis.GetRecordsInput{ShardIterator: &rd.iterator, Limit: &rd.limit})
 	if err != nil {
-		rd.iterator = ""
+		rd.failed(err)
 		return nil, false, explain("read", rd.String(), err)
 	}
 	size := 0
@@ -146,6 +147,14 @@ func (rd *rereader) read(ctx context.Context) (rs []stream.Record, last bool, er
 	}
 	rd.iterator, rd.toll = aws.ToString(out.NextShardIterator), 2*time.Duration(size)*time.Second/shardRate
 	return rs, out.NextShardIterator == nil || len(out.Records) == 0 && aws.ToInt64(out.MillisBehindLatest) == 0, nil
+}
+
+// failed makes the next read begin anew, and ask for half as much if the network may be too slow for so much.
+func (rd *rereader) failed(err error) {
+	rd.iterator = ""
+	if errors.Is(err, context.DeadlineExceeded) {
+		rd.limit = max(1, rd.limit/2)
+	}
 }
 
 // String names the shard in errors.

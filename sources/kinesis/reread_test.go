@@ -2,6 +2,8 @@ package kinesis
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 //	Reread: the service is asked for the future -> ReadingAgainBeginsByTimeAndNotBeforeThePipeline, the suite's "reads again ... beside its owner"
 //	Reread: the stream's age is not compared -> ReadingAgainAnotherStreamIsAnError
 //	read: an iterator that failed is used again -> ErrorsOfReadingAgainAreRepeated
+//	failed: as much is asked for again -> ReadingAgainAsksForLessOfASlowNetwork
 
 // reread is what is committed, as it is read again.
 func (s *scene) reread(t *testing.T, since time.Time) (values, cut []string, err error) {
@@ -123,4 +126,18 @@ func TestReadingAgainAnotherStreamIsAnError(t *testing.T) {
 	s.put(0, numbers(0, 9)...)
 	_, _, err := s.reread(t, time.Time{})
 	fatal(t, err, "created again")
+}
+
+func TestReadingAgainAsksForLessOfASlowNetwork(t *testing.T) {
+	t.Parallel()
+	rd := &rereader{limit: 3, iterator: "i"}
+	rd.failed(errors.New("another one"))
+	if rd.limit != 3 || rd.iterator != "" {
+		t.Errorf("after an error that is not about time: limit %d, iterator %q", rd.limit, rd.iterator)
+	}
+	for _, want := range []int32{1, 1} {
+		if rd.failed(fmt.Errorf("GetRecords: %w", context.DeadlineExceeded)); rd.limit != want {
+			t.Errorf("limit %d; want %d", rd.limit, want)
+		}
+	}
 }
