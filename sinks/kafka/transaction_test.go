@@ -39,6 +39,7 @@ import (
 //	sendWithin: a transaction without messages is left open -> nothing but such messages is a commit too
 //	newProducer: the id is taken with the first message -> a worker that was cut off in its commit is not waited for
 //	newProducer: the later versions of the protocol -> all
+//	newProducer, denied: what no repetition mends is repeated -> TestTransactionsThatTheBrokersDoNotTakeEndTheRun (hangs)
 //	Produce: nothing is ever written -> messages are shown with their commit, and others
 //	tenure.go  claim: the checkpoint is read before the id is taken -> a worker that was cut off in its commit is not waited for
 //	kafka.go   again: no successor -> a commit that nobody heard is none
