@@ -38,6 +38,7 @@ import (
 //	sendWithin: after an unknown outcome the tenure goes on -> a commit that nobody heard is none
 //	sendWithin: a transaction without messages is left open -> nothing but such messages is a commit too
 //	newProducer: the id is taken with the first message -> a worker that was cut off in its commit is not waited for
+//	behind: a member that is out is waited for -> a worker that is let go in its commit begins anew (hangs; on Apache Kafka too)
 //	newProducer: the later versions of the protocol -> all
 //	newProducer, denied: what no repetition mends is repeated -> TestTransactionsThatTheBrokersDoNotTakeEndTheRun (hangs)
 //	Produce: nothing is ever written -> messages are shown with their commit, and others
@@ -50,7 +51,8 @@ import (
 //	Probe: no look at the size -> TestAProbeWaitsForATopicThatWasJustCreatedAndLooksAtItsSize
 //
 // Not seen, since one of two fences is left: the offset goes without the member's generation (the producer's epoch), offsets that a
-// transaction is about to change are read (the id is taken before). A rebalance in the middle of a commit that is not waited for, and a
+// transaction is about to change are read (the id is taken before), a commit goes as another member than the tenure's (which is
+// replaced). A rebalance in the middle of a commit that is not waited for, and a
 // message that failed and is sent again in its transaction: the tenure ends and begins anew all the same.
 
 // pipe is a topic that is copied into another one of the same cluster, in transactions.
@@ -404,6 +406,7 @@ func inTransactions(t *testing.T, address string) {
 		"a message that the topic does not take is a dead letter":      refused,
 		"nothing but such messages is a commit too":                    allRefused,
 		"partitions move while messages flow":                          moved,
+		"a worker that is let go in its commit begins anew":            letGo,
 		"records that make no message are committed without":           dropped,
 		"what a stop cannot commit holds up no reader":                 stoppedHard,
 		"what is of another source is in no transaction":               ofAnotherSource,
@@ -713,6 +716,54 @@ func moved(p *pipe) {
 		p.t.Error(err)
 	}
 	p.check()
+}
+
+// A member that the group let go hears it from its client when its partition is given back, which waits for the commit: that one has to
+// find out by itself.
+func letGo(p *pipe) {
+	fast := settings{age: 50 * time.Millisecond}
+	w := p.work(fast)
+	p.until("that the worker has the partitions", func() bool { return p.offsets() == 0 })
+	w.wire.set(func(key int16) fate {
+		if key == int16(kmsg.TxnOffsetCommit) {
+			return freeze
+		}
+		return pass
+	})
+	p.produce(60)
+	p.until("that all is written", func() bool { return p.written() >= 60 })
+	other := p.work(fast)
+	p.until("that one of them is to be given back", func() bool { g := p.group(); return g.State == "Stable" && len(g.Members) == 2 })
+	other.kill()
+	p.empty()
+	w.wire.heal()
+	p.check()
+	p.produce(20)
+	p.check()
+	if err := w.stop(); err != nil {
+		p.t.Error(err)
+	}
+	p.check()
+}
+
+func (p *pipe) group() kadm.DescribedGroup {
+	p.t.Helper()
+	groups, err := p.admin().DescribeGroups(p.t.Context(), p.in)
+	if err != nil || groups.Error() != nil {
+		p.t.Fatal(err, groups.Error())
+	}
+	return groups[p.in]
+}
+
+// empty removes the members of the group.
+func (p *pipe) empty() {
+	p.t.Helper()
+	leave := kmsg.NewPtrLeaveGroupRequest()
+	leave.Group = p.in
+	for _, m := range p.group().Members {
+		leave.Members = append(leave.Members, kmsg.LeaveGroupRequestMember{MemberID: m.MemberID})
+	}
+	p.must(leave.RequestWith(p.t.Context(), p.client))
 }
 
 func dropped(p *pipe) {

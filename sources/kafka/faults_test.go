@@ -425,6 +425,59 @@ func TestMemberThatWasKickedOutComesBack(t *testing.T) {
 	}
 }
 
+// A member that was let go may learn it when it joins again, from an answer that its client keeps to itself; it then takes for its own all
+// along what another one had meanwhile.
+func TestMemberThatWasKickedOutBetweenTwoGenerationsBeginsAnew(t *testing.T) {
+	t.Parallel()
+	b := start(t, broker.Options{})
+	l := newTopic(t, b.Addr, session, 1)
+	l.add(t, "a", "b")
+	j := work(t, l.source(t, newOutside(), same), nil)
+	a := j.next()
+	a.waitFor(t, 2)
+	member := b.GroupInfo(l.name).Members[0].MemberID
+	joining, release := make(chan struct{}), make(chan struct{})
+	b.ControlKey(int16(kmsg.JoinGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.KeepControl()
+		if req.(*kmsg.JoinGroupRequest).MemberID == member {
+			b.DropControl()
+			b.SleepControl(func() {
+				close(joining)
+				<-release
+			})
+		}
+		return nil, nil, false
+	})
+	other := work(t, l.source(t, newOutside(), same), nil)
+	<-joining
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = l.name
+	req.Members = append(req.Members, kmsg.LeaveGroupRequestMember{MemberID: member})
+	if _, err := req.RequestWith(t.Context(), l.client); err != nil {
+		t.Fatal(err)
+	}
+	meanwhile := other.next()
+	meanwhile.waitFor(t, 2)
+	if err := other.stop(); err != nil {
+		t.Fatal(err)
+	}
+	committed := make(chan error, 1)
+	go func() { committed <- a.Commit(t.Context(), a.checkpoint()) }() // waits until the group is stable
+	close(release)
+	again := j.next()
+	l.add(t, "c")
+	again.waitFor(t, 1)
+	if got := again.got(); got[0] != "c" || again.Epoch() <= meanwhile.Epoch() {
+		t.Errorf("delivered %v with epoch %d after %d", got, again.Epoch(), meanwhile.Epoch())
+	}
+	if err := <-committed; !errors.Is(err, stream.ErrLost) {
+		t.Errorf("commit of the lost tenure as the new member: %v", err)
+	}
+	if !a.aborted.Load() {
+		t.Error("the lost tenure was not aborted")
+	}
+}
+
 func TestRetentionThatOvertakesTheReaderIsNoSilentJump(t *testing.T) {
 	t.Parallel()
 	b := start(t, broker.Options{})

@@ -5,7 +5,7 @@
 // never disturbs the membership.
 //
 // The consumer group is the fence: brokers refuse a commit that carries the generation of a group that went on without
-// its sender. A checkpoint is the group's committed offset with the note in its metadata, stored by one request.
+// its sender; ours goes out only as the member that was given the partition. A checkpoint is the group's committed offset with the note in its metadata, stored by one request.
 //
 // Records of transactions are read when they are committed, and never when they are aborted. Their control records take
 // offsets that nothing is delivered at: the group's offset is the one behind them, and the note says how far they go, so
@@ -258,15 +258,11 @@ func (s *Source) refusal(err, dialed error) error {
 
 // denied is err as a FatalError if it is about who we are and what we may do; else nil.
 func denied(err error) error {
-	for _, e := range []error{kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState} {
-		if errors.Is(err, e) {
-			return stream.Fatal(fmt.Errorf("the brokers refuse the credentials; check sasl: %w", err))
-		}
-	}
-	for _, e := range []error{kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.ClusterAuthorizationFailed} {
-		if errors.Is(err, e) {
-			return stream.Fatal(fmt.Errorf("the brokers do not allow it; the user needs READ and DESCRIBE on the topics and READ on the group: %w", err))
-		}
+	switch {
+	case isAny(err, kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState):
+		return stream.Fatal(fmt.Errorf("the brokers refuse the credentials; check sasl: %w", err))
+	case isAny(err, kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.ClusterAuthorizationFailed):
+		return stream.Fatal(fmt.Errorf("the brokers do not allow it; the user needs READ and DESCRIBE on the topics and READ on the group: %w", err))
 	}
 	return nil
 }
@@ -459,13 +455,21 @@ func (r *run) join(ctx context.Context) error {
 }
 
 // own begins the tenures of what the group assigned. They connect, recover and read on their own: the group waits for nobody.
+//
+// It is called in every generation, with what is new. A member that the group let go, and that learns it when it joins again, keeps what
+// it had, as far as its client is concerned; in between it may have been another's.
 func (r *run) own(group *kgo.Client, assigned map[string][]int32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopping {
 		return
 	}
-	_, generation := group.GroupMetadata()
+	member, generation := group.GroupMetadata()
+	for _, t := range r.tenures {
+		if t.member != member || t.isGone() {
+			r.replace(t)
+		}
+	}
 	var all []partition
 	for topic, ids := range assigned {
 		for _, id := range ids {
@@ -478,7 +482,7 @@ func (r *run) own(group *kgo.Client, assigned map[string][]int32) {
 			r.fail(r.createdAgain(p.topic))
 			return
 		}
-		t := newTenure(r, p, uint64(max(0, generation)))
+		t := newTenure(r, p, member, generation)
 		r.tenures[p] = t
 		if r.transactions.on() {
 			go t.live(t.offsets)
@@ -579,13 +583,19 @@ func (r *run) forget(t *tenure) {
 
 // again begins a tenure anew, at what the group says, if the partition is still our own.
 func (r *run) again(t *tenure) {
-	next := newTenure(r, t.partition, t.generation)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopping || r.tenures[t.partition] != t {
 		go t.abort()
 		return
 	}
+	r.replace(t)
+}
+
+// replace puts t's successor in its place. The caller has mu.
+func (r *run) replace(t *tenure) {
+	member, generation := r.group.GroupMetadata()
+	next := newTenure(r, t.partition, member, generation)
 	r.tenures[t.partition] = next
 	go func() {
 		t.abort()

@@ -38,6 +38,7 @@ var errEnding = errors.New("the tenure ends")
 type tenure struct {
 	partition
 	run        *run
+	member     string // as whom we own it
 	generation uint64
 
 	// Set by claim, before the engine sees the tenure.
@@ -74,8 +75,8 @@ type leader struct {
 	epoch int32
 }
 
-func newTenure(r *run, p partition, generation uint64) *tenure {
-	t := &tenure{partition: p, run: r, generation: generation, lived: make(chan struct{}), gone: make(chan struct{}), committing: make(chan struct{}, 1)}
+func newTenure(r *run, p partition, member string, generation int32) *tenure {
+	t := &tenure{partition: p, run: r, member: member, generation: uint64(max(0, generation)), lived: make(chan struct{}), gone: make(chan struct{}), committing: make(chan struct{}, 1)}
 	t.ctx, t.cancel = context.WithCancel(r.ctx)
 	t.tail.Store(-1)
 	t.committing <- struct{}{}
@@ -574,6 +575,14 @@ func (t *tenure) notLost() error {
 	return nil
 }
 
+// notOut is notLost for a request of this member.
+func (t *tenure) notOut(member string) error {
+	if member != t.member {
+		t.lose()
+	}
+	return t.notLost()
+}
+
 // land waits for the answer to the flight, and forgets it. When ctx ends first the flight stays.
 func (t *tenure) land(ctx context.Context) error {
 	f := t.flight
@@ -616,8 +625,8 @@ func (t *tenure) sendAlone(m mark, metadata string) *flight {
 		}
 	}()
 	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
-		// The request has its generation by now. If it is a newer one than ours, we were told to end before.
-		if err := t.notLost(); err != nil {
+		// The request has its generation by now. If it is a newer one than ours, we were told to end before, or were another member.
+		if err := t.notOut(req.MemberID); err != nil {
 			return err
 		}
 		if t.run.cfg.Protocol == classic {
@@ -654,11 +663,9 @@ func (t *tenure) outcome(resp *kmsg.OffsetCommitResponse, err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, e := range []error{kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.FencedInstanceID, kerr.FencedMemberEpoch} {
-		if errors.Is(err, e) {
-			t.lose()
-			return fmt.Errorf("%w: %w", stream.ErrLost, err)
-		}
+	if out(err) || errors.Is(err, kerr.IllegalGeneration) { // the request has waited for the next one
+		t.lose()
+		return fmt.Errorf("%w: %w", stream.ErrLost, err)
 	}
 	switch f := denied(err); {
 	case f != nil:
@@ -669,6 +676,15 @@ func (t *tenure) outcome(resp *kmsg.OffsetCommitResponse, err error) error {
 		return metadataTooLarge(err)
 	}
 	return err
+}
+
+// out says that the group has no such member any more.
+func out(err error) bool {
+	return isAny(err, kerr.UnknownMemberID, kerr.FencedInstanceID, kerr.FencedMemberEpoch)
+}
+
+func isAny(err error, of ...*kerr.Error) bool {
+	return slices.ContainsFunc(of, func(e *kerr.Error) bool { return errors.Is(err, e) })
 }
 
 func metadataTooLarge(err error) error {

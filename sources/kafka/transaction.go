@@ -243,7 +243,8 @@ func (t *tenure) sendWithin(f *flight) {
 	}
 }
 
-// addOffset puts m into the transaction. While the group is between two generations it waits for the new one.
+// addOffset puts m into the transaction. While the group is between two generations it waits for the new one. That the group goes on
+// without this member has to be learned here: its client says so in a callback, which may wait for this commit.
 func (t *tenure) addOffset(ctx context.Context, m mark, metadata string) error {
 	p := t.producer
 	id, epoch, err := p.client.ProducerID(ctx)
@@ -262,6 +263,9 @@ func (t *tenure) addOffset(ctx context.Context, m mark, metadata string) error {
 	for {
 		err := t.offerOffset(ctx, id, epoch, m, metadata)
 		if err == nil || !behind(err) {
+			if out(err) {
+				t.lose()
+			}
 			return err
 		}
 		select {
@@ -275,20 +279,15 @@ func (t *tenure) addOffset(ctx context.Context, m mark, metadata string) error {
 // generationPause is between two looks at what the group's generation is.
 const generationPause = 50 * time.Millisecond
 
-// behind says that the group has gone on to another generation, or is about to. If this member does so as well it can commit; if the
-// partition is no longer its own, the group's client soon knows.
+// behind says that the group has gone on to another generation, or is about to. If this member does so as well it can commit; else it
+// is out.
 func behind(err error) bool {
-	for _, e := range []error{kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.StaleMemberEpoch, kerr.FencedMemberEpoch, kerr.RebalanceInProgress, kerr.ConcurrentTransactions} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return isAny(err, kerr.IllegalGeneration, kerr.StaleMemberEpoch, kerr.RebalanceInProgress, kerr.ConcurrentTransactions)
 }
 
 func (t *tenure) offerOffset(ctx context.Context, id int64, epoch int16, m mark, metadata string) error {
 	member, generation := t.run.group.GroupMetadata()
-	if err := t.notLost(); err != nil { // of a newer generation than ours we would have been told
+	if err := t.notOut(member); err != nil { // of a newer generation than ours we would have been told
 		return err
 	}
 	req := kmsg.NewPtrTxnOffsetCommitRequest()
