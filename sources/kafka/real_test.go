@@ -65,11 +65,11 @@ func TestRealBrokersWithoutProtocolConsumerEndTheRun(t *testing.T) {
 }
 
 func TestRealFaults(t *testing.T) {
-	b, dir := realBroker(t)
+	b, _ := realBroker(t)
 	for _, protocol := range []string{classic, consumer} {
 		t.Run("killed broker/"+protocol, func(t *testing.T) { killedIsWaitedFor(t, b, protocol) })
 	}
-	logWasCut(t, b, dir)
+	logWasCut(t, b)
 }
 
 // Kafka deletes a topic's offsets with the topic. What the package comment says about that is checked here.
@@ -132,9 +132,9 @@ func killedIsWaitedFor(t *testing.T, b *kafka.Broker, protocol string) {
 }
 
 // shorten leaves n batches of the topic's log, as a disk does that lost the rest.
-func (l *topic) shorten(t *testing.T, dir string, n int) {
+func (l *topic) shorten(t *testing.T, in string, n int) {
 	t.Helper()
-	file := filepath.Join(dir, "data", l.name+"-0", "00000000000000000000.log")
+	file := filepath.Join(in, l.name+"-0", "00000000000000000000.log")
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +148,7 @@ func (l *topic) shorten(t *testing.T, dir string, n int) {
 	}
 }
 
-func logWasCut(t *testing.T, b *kafka.Broker, dir string) {
+func logWasCut(t *testing.T, b *kafka.Broker) {
 	for _, c := range []struct {
 		rule    string
 		running bool
@@ -173,7 +173,7 @@ func logWasCut(t *testing.T, b *kafka.Broker, dir string) {
 				j.stop()
 			}
 			b.Kill()
-			l.shorten(t, dir, 2)
+			l.shorten(t, b.Data, 2)
 			restart(t, b)
 			for range c.refill {
 				l.add(t, "another")

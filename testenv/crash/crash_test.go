@@ -292,7 +292,7 @@ func TestRealCrashBroker(t *testing.T) {
 	producing, done := context.WithCancel(t.Context())
 	defer done()
 	var feeding sync.WaitGroup
-	feeding.Go(func() { produce(t, producing, broker, input) })
+	feeding.Go(func() { produce(t, producing, input, broker) })
 
 	var workers sync.WaitGroup
 	for range 2 {
@@ -316,8 +316,8 @@ func TestRealCrashBroker(t *testing.T) {
 }
 
 // produce sends events, a few of them broken, until ctx ends, and writes what was acknowledged to a file.
-func produce(t *testing.T, ctx context.Context, broker, file string) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.DefaultProduceTopic("clicks"))
+func produce(t *testing.T, ctx context.Context, file string, seeds ...string) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.DefaultProduceTopic("clicks"))
 	if err != nil {
 		t.Error(err)
 		return

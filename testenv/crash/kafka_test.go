@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,37 +41,43 @@ admin: "${ADMIN}"
 `
 
 // TestRealCrashKafka has three processes of one group leave Apache Kafka, half of them killed, and others join in their place,
-// and kills the broker in the middle. Plain and transactional producers write all the time; some transactions are aborted. The events
-// go on to another topic, in the transactions of the pipeline's own commits: its readers find each once, without a look at headers.
+// and kills the broker in the middle; of three brokers each in turn. Plain and transactional producers write all the time; some
+// transactions are aborted. The events go on to another topic, in the transactions of the pipeline's own commits: its readers find each
+// once, without a look at headers.
 func TestRealCrashKafka(t *testing.T) {
 	bin := program(t, "cmd/millrace")
-	for protocol, keys := range map[string]string{
-		"classic":  "protocol: classic, session_timeout: 3s",
-		"consumer": "protocol: consumer",
+	for name, c := range map[string]struct {
+		brokers int
+		keys    string
+	}{
+		"classic":                {1, "protocol: classic, session_timeout: 3s"},
+		"consumer":               {1, "protocol: consumer"},
+		"three brokers":          {3, "protocol: classic, session_timeout: 3s"},
+		"three brokers consumer": {3, "protocol: consumer"},
 	} {
-		t.Run(protocol, func(t *testing.T) { crashKafka(t, bin, keys) })
+		t.Run(name, func(t *testing.T) { crashKafka(t, bin, c.brokers, c.keys) })
 	}
 }
 
-func crashKafka(t *testing.T, bin, keys string) {
+func crashKafka(t *testing.T, bin string, brokers int, keys string) {
 	dir := t.TempDir()
 	random := seed(t)
-	broker := startKafka(t, filepath.Join(dir, "broker"))
+	cluster := startKafka(t, filepath.Join(dir, "brokers"), brokers)
 	file := filepath.Join(dir, "pipeline.yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, kafkaPipeline, broker.Plain, keys, dir), 0o666); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, kafkaPipeline, strings.Join(cluster.seeds, `", "`), keys, dir), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	producing, done := context.WithCancel(t.Context())
 	defer done()
 	var feeding sync.WaitGroup
 	plain, transactional := filepath.Join(dir, "plain.jsonl"), filepath.Join(dir, "transactional.jsonl")
-	feeding.Go(func() { produce(t, producing, broker.Plain, plain) })
+	feeding.Go(func() { produce(t, producing, plain, cluster.seeds...) })
 	own := rand.New(rand.NewPCG(random.Uint64(), 0))
-	feeding.Go(func() { transact(t, producing, broker.Plain, transactional, own) })
+	feeding.Go(func() { transact(t, producing, transactional, own, cluster.seeds...) })
 
-	var left, outages atomic.Int64
-	var up sync.RWMutex // locked while the broker is down: no process is started then
-	middle := make(chan struct{})
+	var outages atomic.Int64
+	var up sync.RWMutex // locked while no broker is there: no process is started then
+	left := make(chan struct{}, events)
 	var workers sync.WaitGroup
 	for range 3 {
 		own := rand.New(rand.NewPCG(random.Uint64(), 0))
@@ -87,20 +94,24 @@ func crashKafka(t *testing.T, bin, keys string) {
 				if err != nil {
 					t.Error(err)
 				}
-				if n++; left.Add(1) == events/2 {
-					close(middle)
-				}
+				left <- struct{}{}
+				n++
 			}
 		})
 	}
-	<-middle
-	up.Lock()
-	outages.Add(1)
-	broker.Kill()
-	if err := broker.Restart(t.Context()); err != nil {
-		t.Error(err)
+	for _, i := range random.Perm(brokers) {
+		for range events / (brokers + 1) {
+			<-left
+		}
+		if brokers == 1 {
+			up.Lock()
+			outages.Add(1)
+		}
+		cluster.crash(i)
+		if brokers == 1 {
+			up.Unlock()
+		}
 	}
-	up.Unlock()
 	workers.Wait()
 	done()
 	feeding.Wait()
@@ -110,14 +121,14 @@ func crashKafka(t *testing.T, bin, keys string) {
 	last.verify()
 	compare(t, "json", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), []string{plain, transactional})
 	onward := filepath.Join(dir, "onward.jsonl")
-	read(t, broker.Plain, "onward", onward)
+	read(t, "onward", onward, cluster.seeds...)
 	compare(t, "log", onward, filepath.Join(dir, "dead"), []string{plain, transactional})
 }
 
 // read writes the values of a topic's committed messages to a file, a line each.
-func read(t *testing.T, broker, topic, file string) {
+func read(t *testing.T, topic, file string, seeds ...string) {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
+	client, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,27 +165,78 @@ func read(t *testing.T, broker, topic, file string) {
 	}
 }
 
-func startKafka(t *testing.T, dir string) *kafka.Broker {
+// cluster is an Apache Kafka.
+type cluster struct {
+	t       *testing.T
+	brokers []*kafka.Broker
+	seeds   []string // host:port of each
+	admin   *kadm.Client
+}
+
+func startKafka(t *testing.T, dir string, brokers int) *cluster {
 	t.Helper()
 	if err := os.Mkdir(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	b, err := kafka.Start(t.Context(), kafka.Options{Dir: dir})
+	all, err := kafka.StartCluster(t.Context(), kafka.Options{Dir: dir}, brokers)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(b.Stop)
-	client, err := kgo.NewClient(kgo.SeedBrokers(b.Plain))
+	c := &cluster{t: t, brokers: all}
+	t.Cleanup(func() {
+		for _, b := range all {
+			b.Kill() // one that is the last waits for the others when it is to stop
+		}
+	})
+	for _, b := range all {
+		c.seeds = append(c.seeds, b.Plain)
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.seeds...))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
+	t.Cleanup(client.Close)
+	c.admin = kadm.NewClient(client)
 	for _, topic := range []string{"clicks", "onward"} {
-		if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 4, 1, nil, topic); err != nil {
+		if _, err := c.admin.CreateTopic(t.Context(), 4, int16(brokers), nil, topic); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return b
+	return c
+}
+
+// crash kills a broker and starts it again, until it has all that the others have.
+func (c *cluster) crash(i int) {
+	c.t.Helper()
+	b := c.brokers[i]
+	b.Kill()
+	if err := b.Restart(c.t.Context()); err != nil {
+		c.t.Error(err)
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(2 * time.Minute); !c.whole(); <-tick.C {
+		if time.Now().After(end) {
+			c.t.Error("not all copies are in sync, 2 minutes after the kill")
+			return
+		}
+	}
+}
+
+// whole says that all copies are in sync.
+func (c *cluster) whole() bool {
+	topics, err := c.admin.ListTopicsWithInternal(kadm.WithAuthorizedOps(c.t.Context())) // or the client would answer from memory
+	if err != nil || topics.Error() != nil {
+		return false
+	}
+	for _, topic := range topics {
+		for _, p := range topic.Partitions {
+			if len(p.ISR) < len(c.brokers) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // leaveAfter runs the pipeline for d, then kills it, or stops it softly, which must succeed.
@@ -210,9 +272,9 @@ func (m *millrace) leaveAfter(d time.Duration, kill bool) error {
 }
 
 // transact sends events in transactions until ctx ends, aborts one in four, and writes what was committed to a file.
-func transact(t *testing.T, ctx context.Context, broker, file string, random *rand.Rand) {
+func transact(t *testing.T, ctx context.Context, file string, random *rand.Rand, seeds ...string) {
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(broker), kgo.DefaultProduceTopic("clicks"), kgo.TransactionalID("crash"), kgo.TransactionTimeout(10*time.Minute),
+		kgo.SeedBrokers(seeds...), kgo.DefaultProduceTopic("clicks"), kgo.TransactionalID("crash"), kgo.TransactionTimeout(10*time.Minute),
 		kgo.RequestRetries(1000), kgo.RetryTimeout(5*time.Minute), // the broker is killed
 	)
 	if err != nil {

@@ -31,7 +31,7 @@ const sourceKills = 12
 func TestRealReplayFromTheSource(t *testing.T) {
 	random := seed(t)
 	s := newSinks(t, random)
-	s.broker = startKafka(t, filepath.Join(s.dir, "kafka")).Plain
+	s.broker = startKafka(t, filepath.Join(s.dir, "kafka"), 1).seeds[0]
 	s.step = 5 * time.Minute
 	pipeline := fmt.Sprintf(sinksPipeline, s.broker, s.dir, s.search.URL)
 	s.write(pipeline)

@@ -1,4 +1,4 @@
-// Package kafka starts an Apache Kafka for the tests of the real tier: one process that is broker and controller, on
+// Package kafka starts an Apache Kafka for the tests of the real tier: processes that are brokers and controllers, on
 // 127.0.0.1 and free ports. testenv/install.sh prepares what it needs.
 //
 // It listens in plain, with TLS, and with TLS and SASL: SCRAM-SHA-512, and OAUTHBEARER with tokens that nobody signed. Its
@@ -36,12 +36,12 @@ var wanted []byte
 //go:embed log4j2.properties
 var logging []byte
 
-// Options of a broker. Dir is wanted.
+// Options of brokers. Dir is wanted.
 type Options struct {
-	// Dir keeps everything of the broker. It outlives the process, however that ends.
+	// Dir keeps everything of the brokers. It outlives the processes, however they end.
 	Dir string
 
-	// Settings are added to the broker's own, name=value, and win over them.
+	// Settings are added to the brokers' own, name=value, and win over them.
 	Settings []string
 }
 
@@ -51,6 +51,7 @@ type Broker struct {
 	TLS   string // host:port with TLS
 	SASL  string // host:port with TLS, for users only
 	CA    string // PEM file of who signed the broker's certificate
+	Data  string // folder of the partitions
 
 	dir     string
 	process *child.Process
@@ -58,53 +59,101 @@ type Broker struct {
 
 // Start formats o.Dir and returns a broker that answers. Stop or Kill ends it.
 func Start(ctx context.Context, o Options) (*Broker, error) {
-	if err := prepared(); err != nil {
-		return nil, err
-	}
-	ports, err := child.Ports(4)
+	all, err := StartCluster(ctx, o, 1)
 	if err != nil {
 		return nil, err
 	}
-	address := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
-	b := &Broker{Plain: address(0), TLS: address(1), SASL: address(2), dir: o.Dir}
+	return all[0], nil
+}
+
+// StartCluster is Start for n brokers that are one cluster. Topics of the cluster itself have a copy on each, and go on without one of
+// three.
+func StartCluster(ctx context.Context, o Options, n int) (all []*Broker, err error) {
+	if err := prepared(); err != nil {
+		return nil, err
+	}
+	ports, err := child.Ports(4 * n)
+	if err != nil {
+		return nil, err
+	}
 	a, err := authority.New(o.Dir)
 	if err != nil {
 		return nil, err
 	}
-	b.CA = a.CA
 	_, _, pair, err := a.Issue("broker")
 	if err != nil {
 		return nil, err
 	}
-	settings := append(b.settings(address(3), pair), o.Settings...)
+	var controllers, voters []string
+	for i := range n {
+		address := func(j int) string { return fmt.Sprintf("127.0.0.1:%d", ports[4*i+j]) }
+		dir := filepath.Join(o.Dir, fmt.Sprint(i+1))
+		all = append(all, &Broker{Plain: address(0), TLS: address(1), SASL: address(2), CA: a.CA, Data: filepath.Join(dir, "data"), dir: dir})
+		controllers = append(controllers, address(3))
+		voters = append(voters, fmt.Sprintf("%d@%s", i+1, address(3)))
+	}
+	defer func() {
+		for _, b := range all {
+			if err != nil && b.process != nil {
+				b.Kill()
+			}
+		}
+	}()
+	for i, b := range all {
+		if err := b.format(ctx, append(b.settings(i+1, controllers[i], voters, pair), o.Settings...)); err != nil {
+			return nil, err
+		}
+	}
+	for _, b := range all {
+		if err := b.launch(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for _, b := range all {
+		if err := b.ready(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func (b *Broker) format(ctx context.Context, settings []string) error {
 	if err := errors.Join(
+		os.Mkdir(b.dir, 0o777),
 		os.WriteFile(b.path("server.properties"), []byte(strings.Join(settings, "\n")+"\n"), 0o666),
 		os.WriteFile(b.path("log4j2.properties"), logging, 0o666),
 	); err != nil {
-		return nil, err
+		return err
 	}
 	id := base64.RawURLEncoding.EncodeToString([]byte("millrace's tests"))
 	format := b.java(ctx, "kafka.tools.StorageTool", "format", "-t", id, "-c", b.path("server.properties"), "--add-scram", fmt.Sprintf("SCRAM-SHA-512=[name=%s,password=%s]", User, Password))
 	if text, err := format.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("format the broker's folder: %w\n%s", err, text)
+		return fmt.Errorf("format the broker's folder: %w\n%s", err, text)
 	}
-	return b, b.Restart(ctx)
+	return nil
 }
 
 // Restart starts a broker that was stopped or killed, with the same data and addresses, and returns when it answers.
 func (b *Broker) Restart(ctx context.Context) error {
-	p, err := child.Start(b.java(context.WithoutCancel(ctx), "kafka.Kafka", b.path("server.properties")), b.path("log"))
-	if err != nil {
+	if err := b.launch(ctx); err != nil {
 		return err
 	}
-	b.process = p
+	return b.ready(ctx)
+}
+
+func (b *Broker) launch(ctx context.Context) (err error) {
+	b.process, err = child.Start(b.java(context.WithoutCancel(ctx), "kafka.Kafka", b.path("server.properties")), b.path("log"))
+	return err
+}
+
+func (b *Broker) ready(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := p.Ready(limited, b.answers); err != nil {
-		p.Kill()
-		return err
+	err := b.process.Ready(limited, b.answers)
+	if err != nil {
+		b.Kill()
 	}
-	return nil
+	return err
 }
 
 // Stop ends the broker as an operator does.
@@ -126,18 +175,19 @@ func (b *Broker) answers(ctx context.Context) error {
 }
 
 // settings of the broker; the last line of a name wins.
-func (b *Broker) settings(controller, pair string) []string {
+func (b *Broker) settings(id int, controller string, voters []string, pair string) []string {
+	copies, inSync := len(voters), (len(voters)+1)/2
 	listeners := fmt.Sprintf("PLAINTEXT://%s,SSL://%s,SASL_SSL://%s", b.Plain, b.TLS, b.SASL)
 	return []string{
 		"process.roles=broker,controller",
-		"node.id=1",
-		"controller.quorum.voters=1@" + controller,
+		fmt.Sprintf("node.id=%d", id),
+		"controller.quorum.voters=" + strings.Join(voters, ","),
 		"controller.listener.names=CONTROLLER",
 		"listeners=" + listeners + ",CONTROLLER://" + controller,
 		"advertised.listeners=" + listeners,
 		"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL",
 		"inter.broker.listener.name=PLAINTEXT",
-		"log.dirs=" + b.path("data"),
+		"log.dirs=" + b.Data,
 
 		"ssl.keystore.type=PEM",
 		"ssl.keystore.location=" + pair,
@@ -147,12 +197,13 @@ func (b *Broker) settings(controller, pair string) []string {
 
 		"auto.create.topics.enable=false",
 		"message.max.bytes=4194304",
-		"default.replication.factor=1",
-		"offsets.topic.replication.factor=1",
-		"transaction.state.log.replication.factor=1",
-		"transaction.state.log.min.isr=1",
-		"share.coordinator.state.topic.replication.factor=1",
-		"share.coordinator.state.topic.min.isr=1",
+		fmt.Sprintf("default.replication.factor=%d", copies),
+		fmt.Sprintf("min.insync.replicas=%d", inSync),
+		fmt.Sprintf("offsets.topic.replication.factor=%d", copies),
+		fmt.Sprintf("transaction.state.log.replication.factor=%d", copies),
+		fmt.Sprintf("transaction.state.log.min.isr=%d", inSync),
+		fmt.Sprintf("share.coordinator.state.topic.replication.factor=%d", copies),
+		fmt.Sprintf("share.coordinator.state.topic.min.isr=%d", inSync),
 		// 50 partitions each, and 128 MiB of heap, are for other uses.
 		"offsets.topic.num.partitions=4",
 		"transaction.state.log.num.partitions=4",
