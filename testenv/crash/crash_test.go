@@ -103,6 +103,54 @@ func (m *millrace) killAfter(d time.Duration, args ...string) bool {
 	return true
 }
 
+// pauses runs the pipeline in one process, that stands still again and again for longer than its leases and sessions live (SIGSTOP, as a
+// machine does that is moved), until ctx ends. A soft stop then has to succeed.
+func (m *millrace) pauses(ctx context.Context, random *rand.Rand) {
+	m.t.Helper()
+	cmd, said := m.command("run", m.file)
+	if err := cmd.Start(); err != nil {
+		m.t.Error(err)
+		return
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	times := 0
+	for stop := false; !stop; times++ {
+		select {
+		case <-time.After(time.Second + time.Duration(random.IntN(2000))*time.Millisecond):
+		case <-ctx.Done():
+			stop = true
+			continue
+		case err := <-ended:
+			m.t.Errorf("the run that is paused ended by itself: %v\n%s", err, said)
+			return
+		}
+		_ = cmd.Process.Signal(syscall.SIGSTOP)
+		<-time.After(3*time.Second + time.Duration(random.IntN(4000))*time.Millisecond)
+		_ = cmd.Process.Signal(syscall.SIGCONT)
+	}
+	if err := softStop(cmd, ended); err != nil {
+		m.t.Errorf("the run that was paused: %v\n%s", err, said)
+	}
+	m.t.Logf("one process was paused %d times", times)
+}
+
+// softStop ends a run that commits what it has.
+func softStop(cmd *exec.Cmd, ended <-chan error) error {
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-ended:
+		if err != nil {
+			return fmt.Errorf("soft stop: %w", err)
+		}
+		return nil
+	case <-time.After(3 * time.Minute):
+		_ = cmd.Process.Signal(syscall.SIGABRT) // with the goroutines' stacks
+		<-ended
+		return errors.New("no soft stop in 3 minutes")
+	}
+}
+
 // verify is millrace verify --deep, which must be clean.
 func (m *millrace) verify() {
 	m.t.Helper()
@@ -153,6 +201,9 @@ func seed(t *testing.T) *rand.Rand {
 	t.Logf("MILLRACE_SEED=%d", n)
 	return rand.New(rand.NewPCG(n, 0))
 }
+
+// fork is for another goroutine.
+func fork(random *rand.Rand) *rand.Rand { return rand.New(rand.NewPCG(random.Uint64(), 0)) }
 
 const filesPipeline = `name: crash
 source:
@@ -296,7 +347,7 @@ func TestRealCrashBroker(t *testing.T) {
 
 	var workers sync.WaitGroup
 	for range 2 {
-		own := rand.New(rand.NewPCG(random.Uint64(), 0))
+		own := fork(random)
 		workers.Go(func() {
 			m := &millrace{t: t, bin: bin, file: file, env: append(s3env(url), "ADMIN=127.0.0.1:0")}
 			for range kills / 2 {

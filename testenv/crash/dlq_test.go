@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"strings"
@@ -67,7 +66,7 @@ func TestRealDeadLetters(t *testing.T) {
 		around.Wait()
 	})
 	defer stop()
-	own := rand.New(rand.NewPCG(random.Uint64(), 0))
+	own := fork(random)
 	around.Go(func() { s.produce(producing, own) })
 	for range 4 {
 		if !s.killAfter(2 * time.Second) {

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -40,8 +39,8 @@ dead_letters: { url: "%[3]s/dead" }
 admin: "${ADMIN}"
 `
 
-// TestRealCrashKafka has three processes of one group leave Apache Kafka, half of them killed, and others join in their place,
-// and kills the broker in the middle; of three brokers each in turn. Plain and transactional producers write all the time; some
+// TestRealCrashKafka has three processes of one group leave Apache Kafka, half of them killed, and others join in their place, beside one that is
+// paused for longer than its session lives, and kills the broker in the middle; of three brokers each in turn. Plain and transactional producers write all the time; some
 // transactions are aborted. The events go on to another topic, in the transactions of the pipeline's own commits: its readers find each
 // once, without a look at headers.
 func TestRealCrashKafka(t *testing.T) {
@@ -72,15 +71,15 @@ func crashKafka(t *testing.T, bin string, brokers int, keys string) {
 	var feeding sync.WaitGroup
 	plain, transactional := filepath.Join(dir, "plain.jsonl"), filepath.Join(dir, "transactional.jsonl")
 	feeding.Go(func() { produce(t, producing, plain, cluster.seeds...) })
-	own := rand.New(rand.NewPCG(random.Uint64(), 0))
-	feeding.Go(func() { transact(t, producing, transactional, own, cluster.seeds...) })
+	forTransactions, forPauses := fork(random), fork(random)
+	feeding.Go(func() { transact(t, producing, transactional, forTransactions, cluster.seeds...) })
 
 	var outages atomic.Int64
 	var up sync.RWMutex // locked while no broker is there: no process is started then
 	left := make(chan struct{}, events)
 	var workers sync.WaitGroup
 	for range 3 {
-		own := rand.New(rand.NewPCG(random.Uint64(), 0))
+		own := fork(random)
 		workers.Go(func() {
 			m := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=127.0.0.1:0"}}
 			for n := 0; n < events/3; {
@@ -99,6 +98,13 @@ func crashKafka(t *testing.T, bin string, brokers int, keys string) {
 			}
 		})
 	}
+	pausing, last := context.WithCancel(t.Context())
+	defer last()
+	var paused sync.WaitGroup
+	paused.Go(func() {
+		m := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=127.0.0.1:0"}}
+		m.pauses(pausing, forPauses)
+	})
 	for _, i := range random.Perm(brokers) {
 		for range events / (brokers + 1) {
 			<-left
@@ -113,12 +119,14 @@ func crashKafka(t *testing.T, bin string, brokers int, keys string) {
 		}
 	}
 	workers.Wait()
+	last()
+	paused.Wait()
 	done()
 	feeding.Wait()
 
-	last := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=" + freeAddress(t)}}
-	last.finish()
-	last.verify()
+	m := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=" + freeAddress(t)}}
+	m.finish()
+	m.verify()
 	compare(t, "json", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), []string{plain, transactional})
 	onward := filepath.Join(dir, "onward.jsonl")
 	read(t, "onward", onward, cluster.seeds...)
@@ -257,18 +265,10 @@ func (m *millrace) leaveAfter(d time.Duration, kill bool) error {
 		<-ended
 		return nil
 	}
-	_ = cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case err := <-ended:
-		if err != nil {
-			return fmt.Errorf("soft stop: %w\n%s", err, said)
-		}
-		return nil
-	case <-time.After(3 * time.Minute):
-		_ = cmd.Process.Signal(syscall.SIGABRT) // with the goroutines' stacks
-		<-ended
-		return fmt.Errorf("no soft stop in 3 minutes\n%s", said)
+	if err := softStop(cmd, ended); err != nil {
+		return fmt.Errorf("%w\n%s", err, said)
 	}
+	return nil
 }
 
 // transact sends events in transactions until ctx ends, aborts one in four, and writes what was committed to a file.

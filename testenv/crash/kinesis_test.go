@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"math/big"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -42,7 +41,8 @@ dead_letters: { url: "%[1]s/dead" }
 admin: "${ADMIN}"
 `
 
-// TestRealCrashKinesis kills two processes that share a stream of kinesalite, with leases in dynalite, over a split and a merge.
+// TestRealCrashKinesis kills two processes that share a stream of kinesalite, with leases in dynalite, over a split and a merge. A third one
+// is paused for longer than its leases live.
 func TestRealCrashKinesis(t *testing.T) {
 	dir := t.TempDir()
 	random := seed(t)
@@ -65,7 +65,7 @@ func TestRealCrashKinesis(t *testing.T) {
 	var killed atomic.Int64
 	var workers sync.WaitGroup
 	for range 2 {
-		own := rand.New(rand.NewPCG(random.Uint64(), 0))
+		own := fork(random)
 		workers.Go(func() {
 			m := &millrace{t: t, bin: bin, file: file, env: append(slices.Clone(env), "ADMIN=127.0.0.1:0")}
 			for range kinesisKills / 2 {
@@ -79,13 +79,23 @@ func TestRealCrashKinesis(t *testing.T) {
 			}
 		})
 	}
+	pausing, last := context.WithCancel(t.Context())
+	defer last()
+	var paused sync.WaitGroup
+	forPauses := fork(random)
+	paused.Go(func() {
+		m := &millrace{t: t, bin: bin, file: file, env: append(slices.Clone(env), "ADMIN=127.0.0.1:0")}
+		m.pauses(pausing, forPauses)
+	})
 	workers.Wait()
+	last()
+	paused.Wait()
 	done()
 	feeding.Wait()
 
-	last := &millrace{t: t, bin: bin, file: file, env: append(slices.Clone(env), "ADMIN="+freeAddress(t))}
-	last.finishWhen(func(admin string) bool { return caughtUp(admin, "millrace_partition_lag_seconds{", len(s.open())) })
-	last.verify()
+	m := &millrace{t: t, bin: bin, file: file, env: append(slices.Clone(env), "ADMIN="+freeAddress(t))}
+	m.finishWhen(func(admin string) bool { return caughtUp(admin, "millrace_partition_lag_seconds{", len(s.open())) })
+	m.verify()
 	compare(t, "json", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), []string{s.input})
 	if shards := s.shards(); len(shards) != 5 {
 		t.Errorf("the stream has had %d shards; want 5: two, two halves of one, and these merged", len(shards))

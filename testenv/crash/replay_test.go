@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net/http"
 	"os/exec"
 	"path/filepath"
@@ -40,7 +39,7 @@ func TestRealReplayFromTheSource(t *testing.T) {
 	members := s.members()
 	producing, done := context.WithCancel(t.Context())
 	var feeding sync.WaitGroup
-	own := rand.New(rand.NewPCG(random.Uint64(), 0))
+	own := fork(random)
 	feeding.Go(func() { s.produce(producing, own) })
 	killed := 0
 	for n := range 10 * sourceKills {

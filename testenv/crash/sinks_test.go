@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,7 +39,7 @@ const sinkKills = 30
 // The event times of the generator are not those of the log, so any skew is right.
 const sinksPipeline = `name: crash
 source:
-  kafka: { brokers: ["%[1]s"], topics: [clicks], instance: only, session_timeout: 3s, rebalance_timeout: 2s }
+  kafka: { brokers: ["%[1]s"], topics: [clicks], instance: "${INSTANCE}", session_timeout: 3s, rebalance_timeout: 2s }
 decode: { format: json }
 sinks:
   lake:
@@ -55,8 +56,8 @@ dead_letters: { url: "%[2]s/dead" }
 admin: "${ADMIN}"
 `
 
-// TestRealCrashThreeSinks kills the program that fills a lake, OpenSearch and DynamoDB at once. OpenSearch is killed twice, and
-// DynamoDB throttles in episodes. Afterwards one hand harms the sinks, and verify says what it did.
+// TestRealCrashThreeSinks kills the program that fills a lake, OpenSearch and DynamoDB at once; beside it runs a second process, which is
+// paused for longer than its session lives, with what it is about to write. OpenSearch is killed twice, and DynamoDB throttles in episodes. Afterwards one hand harms the sinks, and verify says what it did.
 func TestRealCrashThreeSinks(t *testing.T) {
 	random := seed(t)
 	s := newSinks(t, random)
@@ -71,13 +72,17 @@ func TestRealCrashThreeSinks(t *testing.T) {
 		around.Wait()
 	})
 	defer calm()
-	own := rand.New(rand.NewPCG(random.Uint64(), 0))
-	around.Go(func() { s.produce(producing, own) })
-	own = rand.New(rand.NewPCG(random.Uint64(), 0))
-	around.Go(func() { s.throttle(producing, own) })
+	forEvents, forFaults, forPauses := fork(random), fork(random), fork(random)
+	around.Go(func() { s.produce(producing, forEvents) })
+	around.Go(func() { s.throttle(producing, forFaults) })
 	around.Go(func() { s.watchSpool(producing) })
 	around.Go(func() { s.outages(outages) })
 	first, second := 3+random.IntN(5), 14+random.IntN(5)
+	around.Go(func() {
+		m := *s.millrace
+		m.env = append(slices.Clone(m.env), "INSTANCE=paused")
+		m.pauses(producing, forPauses)
+	})
 	for n := range sinkKills {
 		if n == first || n == second {
 			outages <- time.Duration(random.IntN(1000)) * time.Millisecond
@@ -156,7 +161,7 @@ func newSinks(t *testing.T, random *rand.Rand) *sinks {
 	for name, value := range s.tables.Env() {
 		s.env = append(s.env, name+"="+value)
 	}
-	s.env = append(s.env, "ADMIN=127.0.0.1:0")
+	s.env = append(s.env, "INSTANCE=killed", "ADMIN=127.0.0.1:0")
 	if err := os.WriteFile(s.file, fmt.Appendf(nil, sinksPipeline, s.broker, dir, s.search.URL), 0o666); err != nil {
 		t.Fatal(err)
 	}
