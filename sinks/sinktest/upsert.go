@@ -159,7 +159,7 @@ func (w *upserts) write(from uint64, n int) {
 }
 
 // patience bounds what is to happen soon.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // flush is the engine's: again after errors. It wants no dead letters.
 func (w *upserts) flush() {

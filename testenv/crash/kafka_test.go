@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,9 +21,6 @@ import (
 	"github.com/millrace-io/millrace/testenv/clicks"
 	"github.com/millrace-io/millrace/testenv/kafka"
 )
-
-// events is how often a process of TestRealCrashKafka leaves the group, of all three together; each is followed by a new one.
-const events = 30
 
 const kafkaPipeline = `name: crash
 source:
@@ -39,8 +35,7 @@ dead_letters: { url: "%[3]s/dead" }
 admin: "${ADMIN}"
 `
 
-// TestRealCrashKafka has three processes of one group leave Apache Kafka, half of them killed, and others join in their place, beside one that is
-// paused for longer than its session lives, and kills the broker in the middle; of three brokers each in turn. Plain and transactional producers write all the time; some
+// TestRealCrashKafka has processes come and leave, and kills the broker in the middle; of three brokers each in turn. Plain and transactional producers write all the time; some
 // transactions are aborted. The events go on to another topic, in the transactions of the pipeline's own commits: its readers find each
 // once, without a look at headers.
 func TestRealCrashKafka(t *testing.T) {
@@ -71,56 +66,22 @@ func crashKafka(t *testing.T, bin string, brokers int, keys string) {
 	var feeding sync.WaitGroup
 	plain, transactional := filepath.Join(dir, "plain.jsonl"), filepath.Join(dir, "transactional.jsonl")
 	feeding.Go(func() { produce(t, producing, plain, cluster.seeds...) })
-	forTransactions, forPauses := fork(random), fork(random)
+	forTransactions, forProcesses := fork(random), fork(random)
 	feeding.Go(func() { transact(t, producing, transactional, forTransactions, cluster.seeds...) })
 
-	var outages atomic.Int64
-	var up sync.RWMutex // locked while no broker is there: no process is started then
-	left := make(chan struct{}, events)
-	var workers sync.WaitGroup
-	for range 3 {
-		own := fork(random)
-		workers.Go(func() {
-			m := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=127.0.0.1:0"}}
-			for n := 0; n < events/3; {
-				up.RLock()
-				before := outages.Load()
-				up.RUnlock()
-				err := m.leaveAfter(500*time.Millisecond+time.Duration(own.IntN(4000))*time.Millisecond, own.IntN(2) == 0)
-				if err != nil && outages.Load() > before {
-					continue // it was not connected yet
-				}
-				if err != nil {
-					t.Error(err)
-				}
-				left <- struct{}{}
-				n++
-			}
-		})
-	}
-	pausing, last := context.WithCancel(t.Context())
-	defer last()
-	var paused sync.WaitGroup
-	paused.Go(func() {
-		m := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=127.0.0.1:0"}}
-		m.pauses(pausing, forPauses)
-	})
+	c := &comings{millrace: millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=127.0.0.1:0"}}, left: make(chan struct{}, events)}
+	stopped := c.begin(forProcesses, 3)
 	for _, i := range random.Perm(brokers) {
 		for range events / (brokers + 1) {
-			<-left
+			<-c.left
 		}
-		if brokers == 1 {
-			up.Lock()
-			outages.Add(1)
-		}
-		cluster.crash(i)
-		if brokers == 1 {
-			up.Unlock()
+		if brokers > 1 {
+			cluster.crash(i)
+		} else {
+			c.outage(func() { cluster.crash(i) })
 		}
 	}
-	workers.Wait()
-	last()
-	paused.Wait()
+	stopped()
 	done()
 	feeding.Wait()
 
@@ -245,30 +206,6 @@ func (c *cluster) whole() bool {
 		}
 	}
 	return true
-}
-
-// leaveAfter runs the pipeline for d, then kills it, or stops it softly, which must succeed.
-func (m *millrace) leaveAfter(d time.Duration, kill bool) error {
-	cmd, said := m.command("run", m.file)
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	select {
-	case err := <-ended:
-		return fmt.Errorf("run ended by itself: %w\n%s", err, said)
-	case <-time.After(d):
-	}
-	if kill {
-		_ = cmd.Process.Kill()
-		<-ended
-		return nil
-	}
-	if err := softStop(cmd, ended); err != nil {
-		return fmt.Errorf("%w\n%s", err, said)
-	}
-	return nil
 }
 
 // transact sends events in transactions until ctx ends, aborts one in four, and writes what was committed to a file.
