@@ -195,6 +195,13 @@ type phase struct {
 
 func (p *phase) length() time.Duration { return p.ended.Sub(p.began) }
 
+// memory is the median of the first and of the last fifth of the phase.
+func (p *phase) memory() (first, last int64) {
+	fifth := max(1, len(p.rss)/5)
+	median := func(of []int64) int64 { return slices.Sorted(slices.Values(of))[len(of)/2] }
+	return median(p.rss[:fifth]), median(p.rss[len(p.rss)-fifth:])
+}
+
 // grew is how much a counter did.
 func (p *phase) grew(name string) float64 { return p.last[name] - p.first[name] }
 
@@ -262,7 +269,7 @@ func resident(pid int) int64 {
 
 // print prints the table; p is the way back.
 func (p *phase) print(before, outage *phase, o options, load string) {
-	fmt.Printf("%-18s %8s %22s %22s %22s\n", "dead ("+o.how+")", "length", "commit age median", "commit age p99", "RSS end/most")
+	fmt.Printf("%-18s %8s %22s %22s %22s\n", "dead ("+o.how+")", "length", "commit age median", "commit age p99", "RSS first/last/most")
 	for _, row := range []struct {
 		name string
 		*phase
@@ -271,8 +278,9 @@ func (p *phase) print(before, outage *phase, o options, load string) {
 		ratio := func(a, b time.Duration) string {
 			return fmt.Sprintf("%.2fs (x %.2f)", a.Seconds(), a.Seconds()/b.Seconds())
 		}
-		fmt.Printf("%-18s %7.0fs %22s %22s %15d/%d MB\n", row.name, row.length().Seconds(), ratio(median, percentile(before.ages, 50)),
-			ratio(p99, percentile(before.ages, 99)), row.rss[len(row.rss)-1]>>20, slices.Max(row.rss)>>20)
+		first, last := row.memory()
+		fmt.Printf("%-18s %7.0fs %22s %22s %12d/%d/%d MB\n", row.name, row.length().Seconds(), ratio(median, percentile(before.ages, 50)),
+			ratio(p99, percentile(before.ages, 99)), first>>20, last>>20, slices.Max(row.rss)>>20)
 	}
 	drained := p.grew("sink_drained_writes_total")
 	rate := drained / p.length().Seconds()

@@ -12,10 +12,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -289,21 +291,18 @@ func (o options) owning(ctx context.Context, w *world) error {
 		workers = append(workers, cmd)
 	}
 	step := func(what string, owners int) error {
-		took, shares, err := o.settled(ctx, client, began, owners)
-		fmt.Printf("%-44s %6.1fs   shards a worker: %v\n", what, took.Seconds(), shares)
+		owned, equal, shares, err := o.settled(ctx, client, began, owners)
+		fmt.Printf("%-22s all are owned %5.1fs   in equal parts %5.1fs   shards a worker: %v\n", what, owned.Seconds(), equal.Seconds(), shares)
 		return err
 	}
-	if err := step("cold start of 4 workers until all are owned", 0); err != nil {
-		return err
-	}
-	if err := step("until every worker has its part", 4); err != nil {
+	if err := step("cold start", 4); err != nil {
 		return err
 	}
 	began = time.Now()
 	if err := workers[0].Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
-	if err := step("one stops: all are owned again", 3); err != nil {
+	if err := step("one stops", 3); err != nil {
 		return err
 	}
 	if err := workers[0].Wait(); err != nil {
@@ -314,14 +313,14 @@ func (o options) owning(ctx context.Context, w *world) error {
 	_ = workers[0].Process.Kill()
 	_ = workers[0].Wait()
 	workers = workers[1:]
-	if err := step("one is killed: all are owned again", 2); err != nil {
+	if err := step("one is killed", 2); err != nil {
 		return err
 	}
 	began = time.Now()
 	if err := workers[0].Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
-	if err := step("another stops: one has all", 1); err != nil {
+	if err := step("another stops", 1); err != nil {
 		return err
 	}
 	if err := workers[0].Wait(); err != nil {
@@ -335,7 +334,7 @@ func (o options) owning(ctx context.Context, w *world) error {
 		return err
 	}
 	workers = nil
-	fmt.Printf("%-44s %4d MB\n", "peak memory of the one with all, idle", memory)
+	fmt.Printf("peak memory of the one with all, idle: %d MB\n", memory)
 	return nil
 }
 
@@ -345,35 +344,33 @@ func (o options) worker(ctx context.Context, w *world, file string) (*exec.Cmd, 
 	return cmd, cmd.Start()
 }
 
-// settled waits until every shard has an owner, and, unless owners is 0, so many workers have within one of each other.
-func (o options) settled(ctx context.Context, client *dynamodb.Client, began time.Time, owners int) (took time.Duration, shares []int, err error) {
+// settled waits until so many workers have the shards, within one of each other. At a cold start shards are owned by fewer first.
+func (o options) settled(ctx context.Context, client *dynamodb.Client, began time.Time, owners int) (owned, equal time.Duration, shares []int, err error) {
 	for time.Since(began) < 2*time.Minute && ctx.Err() == nil {
-		by, err := owned(ctx, client)
-		took = time.Since(began)
-		shares = shares[:0]
+		by, err := ownedBy(ctx, client)
+		equal = time.Since(began)
+		shares = slices.Sorted(maps.Values(by))
 		total := 0
-		for _, n := range by {
-			shares = append(shares, n)
+		for _, n := range shares {
 			total += n
 		}
-		if err == nil && total == o.shards && (owners == 0 || len(by) == owners && fair(shares)) {
-			return took, shares, nil
+		if err == nil && total == o.shards && len(by) <= owners {
+			if owned == 0 {
+				owned = equal
+			}
+			if len(by) == owners && fair(shares) {
+				return owned, equal, shares, nil
+			}
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return took, shares, errors.New("it takes too long")
+	return owned, equal, shares, errors.New("it takes too long")
 }
 
-func fair(shares []int) bool {
-	least, most := shares[0], shares[0]
-	for _, n := range shares {
-		least, most = min(least, n), max(most, n)
-	}
-	return most-least <= 1
-}
+func fair(sorted []int) bool { return sorted[len(sorted)-1]-sorted[0] <= 1 }
 
-// owned counts the shards of each worker's run.
-func owned(ctx context.Context, client *dynamodb.Client) (map[string]int, error) {
+// ownedBy counts the shards of each worker's run.
+func ownedBy(ctx context.Context, client *dynamodb.Client) (map[string]int, error) {
 	by := map[string]int{}
 	var from map[string]types.AttributeValue
 	for {
