@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs what the full tests need beside Go, by package name: a browser, readers of Parquet that are not ours, and servers.
+# Installs what the full tests need beside Go, by package name: a browser, readers of Parquet and servers that are not ours.
 set -euo pipefail
 apt() {
   local sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
@@ -8,7 +8,7 @@ apt() {
 command -v chromium > /dev/null || apt chromium
 python3 -c 'import venv, ensurepip' 2> /dev/null || apt python3 python3-venv
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/millrace/venv
-want='pyarrow==26.0.1 duckdb==2.0.0 pytz tzdata'
+want='pyarrow==26.0.1 duckdb==2.0.0 pytz tzdata moto[dynamodb]==5.2.5 flask==3.1.3 flask-cors==6.0.5'
 [ "$(cat "$venv/complete" 2> /dev/null)" = "$want" ] || { python3 -m venv "$venv"; "$venv/bin/pip" install -q --disable-pip-version-check $want; echo "$want" > "$venv/complete"; }
 
 # Stand-ins for Amazon's services that are not ours.

@@ -360,9 +360,24 @@ func TestWhatIsNoItemIsADeadLetterWithItsReason(t *testing.T) {
 func TestTheTimeToLiveCountsFromTheEvent(t *testing.T) {
 	srv := start(t)
 	environment(t, srv.Env())
+	timeToLive(t)
+	srv.SetClock(10 * 365 * 24 * time.Hour)
+	if n := srv.Sweep(); n != 1 {
+		t.Errorf("%d items go; want 1", n)
+	}
+}
+
+// timeToLive is what holds on servers that know one; an item is left in the end.
+func timeToLive(t *testing.T) {
+	t.Helper()
 	s := open(t, Config{TTL: &TTL{After: time.Hour}}, Options{})
-	if err := s.Probe(t.Context()); err != nil {
-		t.Fatal(err)
+	for range 2 { // a second Setup changes nothing
+		if err := s.Probe(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Setup(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	w := writer(t, s, "p")
 	w.Write(event(s, 1, nil))
@@ -371,9 +386,14 @@ func TestTheTimeToLiveCountsFromTheEvent(t *testing.T) {
 	if got := items(t, s)[0]["expires_at"]; got != want {
 		t.Errorf("expires_at is %v; want %v", got, want)
 	}
-	srv.SetClock(10 * 365 * 24 * time.Hour)
-	if n := srv.Sweep(); n != 1 {
-		t.Errorf("%d items go; want 1", n)
+	other := s.cfg
+	other.TTL = &TTL{After: time.Hour, Attribute: "ends_at"}
+	o, err := New(other, s.o)
+	if err == nil {
+		err = o.Probe(t.Context())
+	}
+	if err == nil || !strings.Contains(err.Error(), "its time to live is not the attribute ends_at") {
+		t.Errorf("another attribute: %v", err)
 	}
 }
 

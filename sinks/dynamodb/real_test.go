@@ -47,6 +47,24 @@ func TestRealDynaliteKeepsTheRulesOfAnUpsertSink(t *testing.T) {
 	against(t, s.URL())
 }
 
+func moto(t *testing.T) string {
+	m, err := server.StartMoto(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	return m.URL()
+}
+
+func TestRealMotoKeepsTheRulesOfAnUpsertSink(t *testing.T) { against(t, moto(t)) }
+
+func TestRealMotoKnowsTheTimeToLive(t *testing.T) {
+	environment(t, map[string]string{
+		"AWS_ENDPOINT_URL_DYNAMODB": moto(t), "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "localsecret",
+	})
+	timeToLive(t)
+}
+
 // TestRealDynamoDBLocalKeepsTheRulesOfAnUpsertSink runs only where somebody who has accepted Amazon's licence started DynamoDB Local
 // and set MILLRACE_DYNAMODB_LOCAL to its URL; it is never fetched or started here.
 func TestRealDynamoDBLocalKeepsTheRulesOfAnUpsertSink(t *testing.T) {
