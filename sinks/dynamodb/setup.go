@@ -11,23 +11,15 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
 
+	"github.com/millrace-io/millrace/sources/awserr"
 	"github.com/millrace-io/millrace/stream"
 )
-
-// codeOf is the service's code of an error of the SDK, empty for none.
-func codeOf(err error) string {
-	var api smithy.APIError
-	if errors.As(err, &api) {
-		return api.ErrorCode()
-	}
-	return ""
-}
 
 // explain is an error of the SDK in the words of the short path.
 func (s *Sink) explain(operation string, err error) error {
 	var api smithy.APIError
 	if !errors.As(err, &api) {
-		return fmt.Errorf("table %s: %w", s, err)
+		return fmt.Errorf("table %s: %w", s, awserr.Unanswered(err))
 	}
 	status := 500
 	var answer interface{ HTTPStatusCode() int }
@@ -55,7 +47,7 @@ func (s *Sink) Probe(ctx context.Context) error {
 	}
 	ttl, err := client.DescribeTimeToLive(ctx, &dynamodb.DescribeTimeToLiveInput{TableName: &s.cfg.Table})
 	switch {
-	case codeOf(err) == "UnknownOperationException": // dynalite has no time to live
+	case awserr.Code(err) == "UnknownOperationException": // dynalite has no time to live
 		return nil
 	case err != nil:
 		return s.explain("DescribeTimeToLive", err)
@@ -110,12 +102,12 @@ func (s *Sink) Setup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err = s.describe(ctx); codeOf(err) == "ResourceNotFoundException" {
+	if _, err = s.describe(ctx); awserr.Code(err) == "ResourceNotFoundException" {
 		schema, attributes := s.keySchema()
 		_, err = client.CreateTable(ctx, &dynamodb.CreateTableInput{
 			TableName: &s.cfg.Table, KeySchema: schema, AttributeDefinitions: attributes, BillingMode: types.BillingModePayPerRequest,
 		})
-		if err == nil || codeOf(err) == "ResourceInUseException" {
+		if err == nil || awserr.Code(err) == "ResourceInUseException" {
 			err = dynamodb.NewTableExistsWaiter(client, func(o *dynamodb.TableExistsWaiterOptions) { o.MinDelay = 100 * time.Millisecond }).
 				Wait(ctx, &dynamodb.DescribeTableInput{TableName: &s.cfg.Table}, 5*time.Minute)
 		}
@@ -130,7 +122,7 @@ func (s *Sink) Setup(ctx context.Context) error {
 		TableName:               &s.cfg.Table,
 		TimeToLiveSpecification: &types.TimeToLiveSpecification{AttributeName: &s.cfg.TTL.Attribute, Enabled: aws.Bool(true)},
 	})
-	if err != nil && codeOf(err) != "UnknownOperationException" {
+	if err != nil && awserr.Code(err) != "UnknownOperationException" {
 		return s.explain("UpdateTimeToLive", err)
 	}
 	return nil

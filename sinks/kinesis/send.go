@@ -2,16 +2,15 @@ package kinesis
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
-	"github.com/aws/smithy-go"
 
 	"github.com/millrace-io/millrace/sinks/bulk"
+	"github.com/millrace-io/millrace/sources/awserr"
 	source "github.com/millrace-io/millrace/sources/kinesis"
 )
 
@@ -131,10 +130,6 @@ func (s *Sink) data(c *chunk) []byte {
 
 // invalid says that the service blames what is in a call.
 func invalid(err error) bool {
-	var api smithy.APIError
-	if !errors.As(err, &api) {
-		return false
-	}
-	code := api.ErrorCode()
+	code := awserr.Code(err)
 	return code == "ValidationException" || code == "InvalidArgumentException" || strings.HasPrefix(code, "SerializationException")
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/millrace-io/millrace/sources/awserr"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -110,7 +111,7 @@ func (b *bucket) Publish(ctx context.Context, t Ticket) error {
 		}
 	}
 	err := b.complete(ctx, t)
-	code := apiCode(err)
+	code := awserr.Code(err)
 	switch {
 	case err == nil && !b.custom:
 		return nil
@@ -150,7 +151,7 @@ func (b *bucket) complete(ctx context.Context, t Ticket) error {
 		in.IfNoneMatch = aws.String("*")
 	}
 	_, err := b.client.CompleteMultipartUpload(ctx, in)
-	if apiCode(err) == "NotImplemented" && in.IfNoneMatch != nil {
+	if awserr.Code(err) == "NotImplemented" && in.IfNoneMatch != nil {
 		b.unconditional.Store(true)
 		in.IfNoneMatch = nil
 		_, err = b.client.CompleteMultipartUpload(ctx, in)
@@ -198,7 +199,7 @@ func (b *bucket) Withdraw(ctx context.Context, t Ticket) error {
 // abort removes an upload; not there is success.
 func (b *bucket) abort(ctx context.Context, key, upload string) error {
 	_, err := b.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &b.bucket, Key: b.key(key), UploadId: &upload})
-	if apiCode(err) == "NoSuchUpload" {
+	if awserr.Code(err) == "NoSuchUpload" {
 		return nil
 	}
 	return b.explain("abort the upload of", key, err)

@@ -1,31 +1,20 @@
 package objects
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/smithy-go"
 
+	"github.com/millrace-io/millrace/sources/awserr"
 	"github.com/millrace-io/millrace/stream"
 )
 
-// apiCode is S3's code of an error, empty for none.
-func apiCode(err error) string {
-	var api smithy.APIError
-	if errors.As(err, &api) {
-		return api.ErrorCode()
-	}
-	return ""
-}
-
 // isNotFound says that the object is not there. The answer to HEAD has no code but the status.
 func isNotFound(err error) bool {
-	code := apiCode(err)
+	code := awserr.Code(err)
 	return code == "NoSuchKey" || code == "NotFound"
 }
 
@@ -38,31 +27,12 @@ func (b *bucket) explain(doing, key string, err error) error {
 	if isNotFound(err) {
 		return fmt.Errorf("%s: %w", what, ErrNotFound)
 	}
-	if unsent := (*url.Error)(nil); errors.Is(err, context.DeadlineExceeded) {
-		return &explained{what + ": no answer in time", err}
-	} else if errors.As(err, &unsent) {
-		return &explained{fmt.Sprintf("%s: %v", what, unsent.Err), err}
-	}
 	remedy := b.remedy(err)
 	if remedy == "" {
-		return fmt.Errorf("%s: %w", what, err)
+		return fmt.Errorf("%s: %w", what, awserr.Unanswered(err))
 	}
-	cause := err.Error()
-	var api smithy.APIError
-	if errors.As(err, &api) {
-		cause = strings.TrimSuffix(fmt.Sprintf("%s: %s", api.ErrorCode(), strings.TrimSuffix(api.ErrorMessage(), ".")), ": ")
-	}
-	return stream.Fatal(&explained{fmt.Sprintf("%s: %s; %s", what, cause, remedy), err})
+	return stream.Fatal(awserr.New(fmt.Sprintf("%s: %s; %s", what, awserr.Cause(err), remedy), err))
 }
-
-// explained is an error in our words. The SDK's own repeat the operation, its attempts, the URL and empty request identifiers.
-type explained struct {
-	text string
-	err  error
-}
-
-func (e *explained) Error() string { return e.text }
-func (e *explained) Unwrap() error { return e.err }
 
 // remedy is what somebody has to do about an error that no retry mends; empty for all others.
 func (b *bucket) remedy(err error) string {
@@ -71,7 +41,7 @@ func (b *bucket) remedy(err error) string {
 	if errors.As(err, &answer) && answer.Response != nil {
 		status, region = answer.HTTPStatusCode(), answer.Response.Header.Get("x-amz-bucket-region")
 	}
-	switch code := apiCode(err); code {
+	switch code := awserr.Code(err); code {
 	case "NoSuchBucket":
 		return "create the bucket " + b.bucket + " or correct the url"
 	case "InvalidBucketName":

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/millrace-io/millrace/sources/awserr"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -237,7 +238,7 @@ func (b *bucket) sendPart(ctx context.Context, key, upload string, number int32,
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return "", fmt.Errorf("send part %d of %s/%s: %w", number, b, key, cause)
 	}
-	if apiCode(err) == "NoSuchUpload" {
+	if awserr.Code(err) == "NoSuchUpload" {
 		return "", fmt.Errorf("send part %d of %s: the upload was removed from %s before it was complete (by a lifecycle rule?): %w",
 			number, key, b, stream.ErrExpired)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/aws/smithy-go/middleware"
 	"github.com/vmware/vmware-go-kcl-v2/clientlibrary/partition"
 
+	"github.com/millrace-io/millrace/sources/awserr"
 	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/sources/sourcetest"
 	"github.com/millrace-io/millrace/stream"
@@ -430,7 +431,7 @@ func TestShardThatIsGoneBeforeItsEndIsALoss(t *testing.T) {
 func (s *scene) row(t *testing.T, i int) lease.Row {
 	t.Helper()
 	r, err := (&table{s.tables, s.name}).Get(t.Context(), s.Partition(i))
-	if err != nil && !errors.Is(err, lease.ErrNoRow) && apiCode(err) != "ResourceNotFoundException" {
+	if err != nil && !errors.Is(err, lease.ErrNoRow) && awserr.Code(err) != "ResourceNotFoundException" {
 		t.Fatal(err)
 	}
 	return r

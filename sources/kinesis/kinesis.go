@@ -42,6 +42,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 	"github.com/aws/smithy-go/middleware"
 
+	"github.com/millrace-io/millrace/sources/awserr"
 	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/stream"
 )
@@ -113,7 +114,7 @@ func (s *Source) Checkpoints(ctx context.Context) (map[string]stream.Checkpoint,
 		return nil, err
 	}
 	found := map[string]stream.Checkpoint{}
-	if _, err := c.table.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &c.table.name}); apiCode(err) == "ResourceNotFoundException" {
+	if _, err := c.table.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &c.table.name}); awserr.Code(err) == "ResourceNotFoundException" {
 		return found, nil
 	}
 	rows, err := c.table.List(ctx)

@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
 	"go.uber.org/goleak"
 
+	"github.com/millrace-io/millrace/sources/awserr"
 	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/sources/sourcetest"
 	"github.com/millrace-io/millrace/testenv/awsjson"
@@ -170,7 +171,7 @@ func change(t *testing.T, call func() error) {
 	t.Helper()
 	eventually(t, "the service takes the change", func() bool {
 		err := call()
-		if err != nil && apiCode(err) != "LimitExceededException" {
+		if err != nil && awserr.Code(err) != "LimitExceededException" {
 			t.Fatal(err)
 		}
 		return err == nil
@@ -244,7 +245,7 @@ func (l *log) age(t *testing.T) {
 	t.Helper()
 	rows := &table{l.tables, l.name}
 	found, err := rows.List(t.Context())
-	if err != nil && apiCode(err) != "ResourceNotFoundException" {
+	if err != nil && awserr.Code(err) != "ResourceNotFoundException" {
 		t.Fatal(err)
 	}
 	for _, r := range found {

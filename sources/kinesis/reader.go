@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
 	"github.com/aws/smithy-go/middleware"
 
+	"github.com/millrace-io/millrace/sources/awserr"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -132,7 +133,7 @@ func (rd *reader) fetch(ctx context.Context, get getRecords) (more bool, err err
 			return false, err
 		}
 		pause := firstPause
-		switch apiCode(err) {
+		switch awserr.Code(err) {
 		case "ExpiredIteratorException":
 			rd.iterator = ""
 			if failures == 0 {
@@ -155,7 +156,7 @@ func (rd *reader) fetch(ctx context.Context, get getRecords) (more bool, err err
 
 // worth is err if it is worth an operator's look: not of an iterator that has to be made anew, nor once the tenure ends.
 func (rd *reader) worth(err error) error {
-	if rd.ctx.Err() != nil || apiCode(err) == "ExpiredIteratorException" {
+	if rd.ctx.Err() != nil || awserr.Code(err) == "ExpiredIteratorException" {
 		return nil
 	}
 	return err
@@ -230,7 +231,7 @@ func (rd *reader) open(ctx context.Context) error {
 		in.ShardIteratorType, in.Timestamp = types.ShardIteratorTypeAtTimestamp, &run.origin.Start
 	}
 	out, err := run.kinesis.GetShardIterator(ctx, in)
-	if rd.hasAfter && apiCode(err) == "InvalidArgumentException" { // the service does not know the number any more
+	if rd.hasAfter && awserr.Code(err) == "InvalidArgumentException" { // the service does not know the number any more
 		if err := rd.missing(time.Now()); err != nil {
 			return err
 		}

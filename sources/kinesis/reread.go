@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kinesis"
 	"github.com/aws/aws-sdk-go-v2/service/kinesis/types"
 
+	"github.com/millrace-io/millrace/sources/awserr"
 	"github.com/millrace-io/millrace/stream"
 )
 
@@ -170,7 +171,7 @@ func (rd *rereader) open(ctx context.Context) error {
 		in.ShardIteratorType, in.Timestamp = types.ShardIteratorTypeAtTimestamp, &rd.since
 	}
 	out, err := rd.run.kinesis.GetShardIterator(ctx, in)
-	if rd.any && apiCode(err) == "InvalidArgumentException" { // the service does not know the number any more
+	if rd.any && awserr.Code(err) == "InvalidArgumentException" { // the service does not know the number any more
 		rd.cut = true
 		in.ShardIteratorType, in.StartingSequenceNumber = types.ShardIteratorTypeTrimHorizon, nil
 		out, err = rd.run.kinesis.GetShardIterator(ctx, in)

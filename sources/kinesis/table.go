@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
+	"github.com/millrace-io/millrace/sources/awserr"
 	"github.com/millrace-io/millrace/sources/lease"
 	"github.com/millrace-io/millrace/stream"
 )
@@ -44,7 +45,7 @@ func (t *table) open(ctx context.Context) error {
 	for {
 		out, err := t.client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &t.name})
 		switch {
-		case apiCode(err) == "ResourceNotFoundException":
+		case awserr.Code(err) == "ResourceNotFoundException":
 			if err := t.create(ctx); err != nil {
 				return err
 			}
@@ -70,7 +71,7 @@ func (t *table) create(ctx context.Context) error {
 		KeySchema:            []types.KeySchemaElement{{AttributeName: aws.String(partitionAttr), KeyType: types.KeyTypeHash}},
 		BillingMode:          types.BillingModePayPerRequest,
 	})
-	if code := apiCode(err); code == "ResourceInUseException" { // another worker was quicker
+	if code := awserr.Code(err); code == "ResourceInUseException" { // another worker was quicker
 		return nil
 	}
 	if err != nil {
