@@ -39,7 +39,7 @@ bench: build
 	$(GO) run ./testenv/bench -collect -events 400000
 	$(GO) run ./testenv/bench -sinks -events 1000000
 	$(GO) run ./testenv/bench -fresh
-	$(GO) run ./testenv/bench -dead -seconds 120
+	$(GO) run ./testenv/bench -dead -seconds 600
 	$(GO) run ./testenv/bench/kinesis
 
 diagrams:

@@ -56,6 +56,7 @@ type Item struct {
 	number  uint64 // in the order of the writer's writes
 	hash    uint64 // of Key, with LogOrder of Partition
 	size    int64  // heap bytes, about
+	block   *block // that it is in; nil: memory of its own
 	arrived time.Time
 	older   *Item // of the same key; written with this one: see Newest
 	again   bool  // it was sent before

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -33,6 +35,9 @@ import (
 //	late: nothing is said -> ASinkThatHasNoAnswerSaysHowLongItWaited
 //	backOff: late requests are not made smaller; nor below the size that throttled ones have -> RequestsThatAreLateBecomeSmallerUntilTheyArrive
 //	landed: no poke -> AFatalErrorReachesTheEngine (hangs)
+//	item: one block for all lanes -> MemoryIsThatOfWhatIsNotAcknowledged (hangs)
+//	settle: what was replaced still hangs on it -> MemoryIsThatOfWhatIsNotAcknowledged
+//	Withdraw: the next write goes into the block of those -> EveryWriteIsSettledOnceInOrderUnderAllFaults (hangs)
 
 func TestMain(m *testing.M) {
 	runtime.GOMAXPROCS(1) // Go 1.26: the race detector and fake time do not go together on several
@@ -406,6 +411,80 @@ func TestAFlushThatIsCutShortSaysWhatFailsAndTheNextGoesOn(t *testing.T) {
 			t.Errorf("stats %+v; want a healthy sink", st)
 		}
 	})
+}
+
+// slowLane is a target that hangs with one key; so the other writes of its lane wait.
+type slowLane struct {
+	server
+	release chan struct{}
+}
+
+func (s *slowLane) Send(ctx context.Context, items []*bulk.Item) error {
+	if slices.ContainsFunc(items, func(it *bulk.Item) bool { return string(it.Key) == "slow" }) {
+		select {
+		case <-s.release:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// heap is what is in use, once the lanes have let go.
+func heap() int64 {
+	var m runtime.MemStats
+	least := int64(math.MaxInt64)
+	for range 5 {
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		least = min(least, int64(m.HeapAlloc))
+	}
+	return least
+}
+
+// The engine's budget goes by Buffered: what one lane still has must not keep more in memory than it says.
+func TestMemoryIsThatOfWhatIsNotAcknowledged(t *testing.T) {
+	for name, test := range map[string]struct {
+		delay time.Duration
+		key   string // of write I in batch B
+		slow  int    // batch
+	}{
+		"the others have keys of their own": {time.Millisecond, "I of B", 0},
+		"the others replace each other":     {time.Hour, "I", 39},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := &slowLane{release: make(chan struct{})}
+			s := bulk.New(target, bulk.Options{Name: "s", Order: bulk.Newest, Lanes: 8, Delay: test.delay, Items: 1 << 20, Bytes: 1 << 30, Timeout: time.Hour})
+			w := open(t, s, "p")
+			defer w.Close()
+			before, written := heap(), int64(0)
+			for batch := range 40 {
+				var values []string
+				for i := range 256 {
+					key := strings.NewReplacer("I", strconv.Itoa(i), "B", strconv.Itoa(batch)).Replace(test.key)
+					if batch == test.slow && i == 100 {
+						key = "slow"
+					}
+					values = append(values, key+":"+strings.Repeat("x", 2000))
+				}
+				w.Write(events(uint64(256*batch), values...))
+				written += 256 * 4000
+			}
+			if err := w.Wait(t.Context(), written/4); err != nil {
+				t.Fatal(err)
+			}
+			if held, said := heap()-before, w.Buffered(); held > said*3/2 {
+				t.Errorf("%d MB are held for %d MB that are not acknowledged", held>>20, said>>20)
+			}
+			close(target.release)
+			if _, err := w.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if held := heap() - before; held > 1<<20 || w.Buffered() != 0 {
+				t.Errorf("%d KB are held for nothing; %d bytes are said to be", held>>10, w.Buffered())
+			}
+		})
+	}
 }
 
 func TestAFatalErrorReachesTheEngine(t *testing.T) {

@@ -392,10 +392,8 @@ func (l *lane) settle(items []*Item) {
 		if it.Err != nil && !IsRefused(it.Err) {
 			continue
 		}
-		for o := it; o != nil; o = o.older {
-			count, bytes = count+1, bytes+o.size
-		}
-		it.writer.settle(it)
+		n, freed := it.writer.settle(it)
+		count, bytes = count+n, bytes+freed
 	}
 	l.sink.stats.waits(-count, -bytes)
 }

@@ -18,11 +18,10 @@ type Writer struct {
 	encoder   Encoder
 	numbers   uint64 // of items so far
 
-	key, body []byte         // scratch
-	record    *stream.Record // the last event's
-	copied    *stream.Record // what was kept of it
-	arena     []byte
-	byLane    [][]*Item // scratch
+	key, body []byte           // scratch
+	byLane    [][]*Item        // scratch
+	blocks    []*block         // by lane: that are being filled
+	copied    []*stream.Record // by lane: whose copy is the last of the block's
 
 	mu      sync.Mutex
 	pending int   // items that are not settled
@@ -35,7 +34,7 @@ type Writer struct {
 var _ stream.UpsertWriter = (*Writer)(nil)
 
 func newWriter(s *Sink, partition string, e Encoder) *Writer {
-	return &Writer{sink: s, partition: partition, encoder: e, settled: make(chan struct{}, 1), byLane: make([][]*Item, len(s.lanes))}
+	return &Writer{sink: s, partition: partition, encoder: e, settled: make(chan struct{}, 1), byLane: make([][]*Item, len(s.lanes)), blocks: make([]*block, len(s.lanes)), copied: make([]*stream.Record, len(s.lanes))}
 }
 
 // overhead is about what an item costs beside its bytes.
@@ -52,35 +51,33 @@ func (w *Writer) Write(events []*stream.Event) { w.put(w.Encode(events)) }
 // Encode makes the items of events without sending them. What cannot be encoded is refused.
 func (w *Writer) Encode(events []*stream.Event) []*Item {
 	items := make([]*Item, 0, len(events))
-	slab := make([]Item, len(events))
 	now := time.Now()
-	for i, e := range events {
+	for _, e := range events {
 		var err error
 		w.key, w.body, err = w.encoder.Encode(w.key[:0], w.body[:0], e)
 		if err != nil {
-			w.refuse(w.copyOf(e.Record), err)
+			w.refuse(e.Record, err)
 			continue
 		}
 		if len(w.body) == 0 {
 			continue
 		}
-		it := &slab[i]
-		it.Partition, it.Index, it.Record = w.partition, e.Index, w.copyOf(e.Record)
-		it.Key, it.Body = w.keep(w.key), w.keep(w.body)
+		it := w.item(e, w.key, w.body)
 		it.arrived = now
 		items = append(items, it)
 	}
-	w.record, w.copied = nil, nil // the batch that it is of is used again
+	clear(w.copied) // the batch that they are of is used again
 	return items
 }
 
 // Put writes items that Encode made or Withdraw took back, here or in another process. The caller gives them up.
 func (w *Writer) Put(items []*Item) {
 	for _, it := range items {
-		it.older, it.again, it.passes = nil, false, false
+		it.older, it.again, it.passes, it.block = nil, false, false, nil
 		if it.arrived.IsZero() {
 			it.arrived = time.Now()
 		}
+		it.hash = w.sink.hash(it.Partition, it.Key)
 	}
 	w.put(items)
 }
@@ -94,10 +91,14 @@ func (w *Writer) put(items []*Item) {
 		it.writer, it.number = w, w.numbers
 		w.numbers++
 		it.size = it.Size()
-		it.hash = w.sink.hash(it)
 		bytes += it.size
 	}
 	w.mu.Lock()
+	for _, it := range items {
+		if it.block != nil {
+			it.block.live++
+		}
+	}
 	w.pending += len(items)
 	w.bytes += bytes
 	w.mu.Unlock()
@@ -106,11 +107,11 @@ func (w *Writer) put(items []*Item) {
 }
 
 // hash is of what it has an order with: the writes of its key, or of its partition.
-func (s *Sink) hash(it *Item) uint64 {
+func (s *Sink) hash(partition string, key []byte) uint64 {
 	if s.o.Order == LogOrder {
-		return maphash.String(s.seed, it.Partition)
+		return maphash.String(s.seed, partition)
 	}
-	return maphash.Bytes(s.seed, it.Key)
+	return maphash.Bytes(s.seed, key)
 }
 
 // distribute gives items to the lanes: by key, or, where keys do not matter, all to the next one.
@@ -136,40 +137,64 @@ func (s *Sink) distribute(items []*Item, byLane [][]*Item) {
 	}
 }
 
-// keep copies b to memory that lives as long as an item of it does.
-func (w *Writer) keep(b []byte) []byte {
-	if len(b) == 0 {
-		return nil
-	}
-	const block = 64 << 10
-	if len(w.arena)+len(b) > cap(w.arena) {
-		w.arena = make([]byte, 0, max(block, len(b)))
-	}
-	from := len(w.arena)
-	w.arena = append(w.arena, b...)
-	return w.arena[from:len(w.arena):len(w.arena)]
+// block is the memory of some items of one writer and one lane. The first that has to wait for long keeps all of it, so all of it counts
+// until the last one is settled; blocks are small, and a lane settles its items about in turn.
+type block struct {
+	items   []Item // these three have their capacity from the beginning
+	records []stream.Record
+	bytes   []byte
+
+	live    int   // items that are not settled; this and settled under the writer's mu
+	settled int64 // size of those that are
 }
 
-// copyOf keeps a record, once for all its events: for a dead letter, and for sinks that pass it on.
-func (w *Writer) copyOf(r *stream.Record) *stream.Record {
-	if r == w.record {
-		return w.copied
+const (
+	blockItems = 12
+	blockBytes = 16 << 10
+)
+
+// item copies what it is made of. The copy of a record serves its events: for dead letters, and for sinks that pass it on.
+func (w *Writer) item(e *stream.Event, key, body []byte) *Item {
+	r, hash, lane := e.Record, w.sink.hash(w.partition, key), uint64(0)
+	if w.sink.o.Order != Any {
+		lane = hash % uint64(len(w.blocks))
 	}
-	c := &stream.Record{Pos: r.Pos, Time: r.Time, Key: w.keep(r.Key), Value: w.keep(r.Value)}
-	if r.Key != nil && c.Key == nil {
-		c.Key = []byte{}
+	b := w.blocks[lane]
+	if size := len(key) + len(body) + len(r.Key) + len(r.Value); b == nil || len(b.items) == blockItems || len(b.bytes)+size > cap(b.bytes) {
+		b = &block{items: make([]Item, 0, blockItems), records: make([]stream.Record, 0, blockItems), bytes: make([]byte, 0, max(blockBytes, size))}
+		w.blocks[lane], w.copied[lane] = b, nil
 	}
-	if r.Value != nil && c.Value == nil {
-		c.Value = []byte{}
+	if r != w.copied[lane] {
+		b.records = append(b.records, stream.Record{Pos: r.Pos, Time: r.Time, Key: b.keep(r.Key), Value: b.keep(r.Value), Headers: cloned(r.Headers)})
+		w.copied[lane] = r
 	}
-	for _, h := range r.Headers {
-		c.Headers = append(c.Headers, stream.Header{Key: h.Key, Value: slices.Clone(h.Value)})
+	b.items = append(b.items, Item{Partition: w.partition, Index: e.Index, Record: &b.records[len(b.records)-1], Body: b.keep(body), hash: hash, block: b})
+	it := &b.items[len(b.items)-1]
+	if len(key) > 0 {
+		it.Key = b.keep(key)
 	}
-	w.record, w.copied = r, c
-	return c
+	return it
+}
+
+// keep copies p.
+func (b *block) keep(p []byte) []byte {
+	if p == nil {
+		return nil
+	}
+	from := len(b.bytes)
+	b.bytes = append(b.bytes, p...)
+	return b.bytes[from:len(b.bytes):len(b.bytes)]
+}
+
+func cloned(headers []stream.Header) (out []stream.Header) {
+	for _, h := range headers {
+		out = append(out, stream.Header{Key: h.Key, Value: slices.Clone(h.Value)})
+	}
+	return out
 }
 
 func (w *Writer) refuse(r *stream.Record, err error) {
+	r = &stream.Record{Pos: r.Pos, Time: r.Time, Key: slices.Clone(r.Key), Value: slices.Clone(r.Value), Headers: cloned(r.Headers)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.refused = append(w.refused, &stream.DeadLetter{Record: r, Stage: "sink." + w.sink.o.Name, Err: err.Error()})
@@ -185,6 +210,7 @@ func (w *Writer) Buffered() int64 {
 // Flush returns when all that was written is acknowledged, with what was refused.
 func (w *Writer) Flush(ctx context.Context) ([]*stream.DeadLetter, error) {
 	err := w.Wait(ctx, 0)
+	clear(w.blocks) // the next write may be long in coming
 	return w.Refused(), err
 }
 
@@ -221,15 +247,29 @@ func (w *Writer) Refused() []*stream.DeadLetter {
 	return dead
 }
 
-// settle takes it, and the older ones that it was written with, off the writer's account.
-func (w *Writer) settle(it *Item) {
+// settle takes it, and the older ones that it was written with, off the writer's account. It returns how many, and the bytes that are
+// free now.
+func (w *Writer) settle(it *Item) (n int, bytes int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for ; it != nil; it = it.older {
-		w.pending--
-		w.bytes -= it.size
+	for it != nil {
+		n++
+		b, done := it.block, it
+		it, done.older = it.older, nil // or a block would keep all before it
+		if b == nil {
+			bytes += done.size
+			continue
+		}
+		b.live--
+		if b.settled += done.size; b.live == 0 {
+			bytes += b.settled
+			b.settled = 0
+		}
 	}
+	w.pending -= n
+	w.bytes -= bytes
 	w.poke()
+	return n, bytes
 }
 
 // poke wakes Wait.
@@ -252,6 +292,7 @@ func (w *Writer) Withdraw() []*Item {
 		}
 	}
 	slices.SortFunc(items, func(a, b *Item) int { return cmp.Compare(a.number, b.number) })
+	clear(w.blocks) // nobody settles what is withdrawn
 	w.mu.Lock()
 	bytes := w.bytes
 	w.pending, w.bytes = 0, 0
