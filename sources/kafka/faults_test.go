@@ -325,6 +325,23 @@ func TestCommitErrorsSayWhatTheEngineDoes(t *testing.T) {
 	}
 }
 
+// holdJoin lets the member's next JoinGroup wait for release.
+func holdJoin(b *broker.Broker, member string) (joining, release chan struct{}) {
+	joining, release = make(chan struct{}), make(chan struct{})
+	b.ControlKey(int16(kmsg.JoinGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.KeepControl()
+		if req.(*kmsg.JoinGroupRequest).MemberID == member {
+			b.DropControl()
+			b.SleepControl(func() {
+				close(joining)
+				<-release
+			})
+		}
+		return nil, nil, false
+	})
+	return joining, release
+}
+
 func TestCommitThatTimedOutIsNotOvertaken(t *testing.T) {
 	t.Parallel()
 	b := start(t, broker.Options{})
@@ -335,18 +352,7 @@ func TestCommitThatTimedOutIsNotOvertaken(t *testing.T) {
 
 	// A second worker makes the group rebalance, and the first one's join gets no answer: no commit can be sent meanwhile.
 	first := b.GroupInfo(l.name).Members[0].MemberID
-	joining, release := make(chan struct{}), make(chan struct{})
-	b.ControlKey(int16(kmsg.JoinGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
-		b.KeepControl()
-		if req.(*kmsg.JoinGroupRequest).MemberID == first {
-			b.DropControl()
-			b.SleepControl(func() {
-				close(joining)
-				<-release
-			})
-		}
-		return nil, nil, false
-	})
+	joining, release := holdJoin(b, first)
 	work(t, l.source(t, newOutside(), same), nil)
 	<-joining
 	for n := range uint64(11) {
@@ -436,18 +442,7 @@ func TestMemberThatWasKickedOutBetweenTwoGenerationsBeginsAnew(t *testing.T) {
 	a := j.next()
 	a.waitFor(t, 2)
 	member := b.GroupInfo(l.name).Members[0].MemberID
-	joining, release := make(chan struct{}), make(chan struct{})
-	b.ControlKey(int16(kmsg.JoinGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
-		b.KeepControl()
-		if req.(*kmsg.JoinGroupRequest).MemberID == member {
-			b.DropControl()
-			b.SleepControl(func() {
-				close(joining)
-				<-release
-			})
-		}
-		return nil, nil, false
-	})
+	joining, release := holdJoin(b, member)
 	other := work(t, l.source(t, newOutside(), same), nil)
 	<-joining
 	req := kmsg.NewPtrLeaveGroupRequest()

@@ -5,7 +5,8 @@
 // never disturbs the membership.
 //
 // The consumer group is the fence: brokers refuse a commit that carries the generation of a group that went on without
-// its sender; ours goes out only as the member that was given the partition. A checkpoint is the group's committed offset with the note in its metadata, stored by one request.
+// its sender; ours goes out only as the member that was given the partition. A checkpoint is the group's committed offset with
+// the note in its metadata, stored by one request.
 //
 // Records of transactions are read when they are committed, and never when they are aborted. Their control records take
 // offsets that nothing is delivered at: the group's offset is the one behind them, and the note says how far they go, so
