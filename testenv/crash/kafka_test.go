@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -203,11 +204,27 @@ func (c *cluster) whole() bool {
 	return true
 }
 
+// patient waits for a broker that is started again: the client does not dial twice to end a transaction.
+func patient(ctx context.Context, network, host string) (net.Conn, error) {
+	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for {
+		conn, err := new(net.Dialer).DialContext(limited, network, host)
+		if err == nil || limited.Err() != nil {
+			return conn, err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-limited.Done():
+		}
+	}
+}
+
 // transact sends events in transactions until ctx ends, aborts one in four, and writes what was committed to a file.
 func transact(t *testing.T, ctx context.Context, file string, random *rand.Rand, seeds ...string) {
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(seeds...), kgo.DefaultProduceTopic("clicks"), kgo.TransactionalID("crash"), kgo.TransactionTimeout(10*time.Minute),
-		kgo.RequestRetries(1000), kgo.RetryTimeout(5*time.Minute), // the broker is killed
+		kgo.RequestRetries(1000), kgo.RetryTimeout(5*time.Minute), kgo.Dialer(patient), // the broker is killed
 	)
 	if err != nil {
 		t.Error(err)
