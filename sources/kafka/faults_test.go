@@ -396,6 +396,17 @@ func TestReplyLostInACrashIsFoundByTheHeir(t *testing.T) {
 	}
 }
 
+// letGo has the group do without a member.
+func (l *topic) letGo(t *testing.T, member string) {
+	t.Helper()
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = l.name
+	req.Members = append(req.Members, kmsg.LeaveGroupRequestMember{MemberID: member})
+	if _, err := req.RequestWith(t.Context(), l.client); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestMemberThatWasKickedOutComesBack(t *testing.T) {
 	t.Parallel()
 	b := start(t, broker.Options{})
@@ -407,16 +418,7 @@ func TestMemberThatWasKickedOutComesBack(t *testing.T) {
 	if err := a.Commit(t.Context(), a.checkpoint()); err != nil {
 		t.Fatal(err)
 	}
-	req := kmsg.NewPtrLeaveGroupRequest()
-	req.Group = l.name
-	for _, m := range b.GroupInfo(l.name).Members {
-		member := kmsg.NewLeaveGroupRequestMember()
-		member.MemberID = m.MemberID
-		req.Members = append(req.Members, member)
-	}
-	if _, err := req.RequestWith(t.Context(), l.client); err != nil {
-		t.Fatal(err)
-	}
+	l.letGo(t, b.GroupInfo(l.name).Members[0].MemberID)
 	again := j.next()
 	l.add(t, "c")
 	again.waitFor(t, 1)
@@ -445,12 +447,7 @@ func TestMemberThatWasKickedOutBetweenTwoGenerationsBeginsAnew(t *testing.T) {
 	joining, release := holdJoin(b, member)
 	other := work(t, l.source(t, newOutside(), same), nil)
 	<-joining
-	req := kmsg.NewPtrLeaveGroupRequest()
-	req.Group = l.name
-	req.Members = append(req.Members, kmsg.LeaveGroupRequestMember{MemberID: member})
-	if _, err := req.RequestWith(t.Context(), l.client); err != nil {
-		t.Fatal(err)
-	}
+	l.letGo(t, member)
 	meanwhile := other.next()
 	meanwhile.waitFor(t, 2)
 	if err := other.stop(); err != nil {
@@ -471,6 +468,23 @@ func TestMemberThatWasKickedOutBetweenTwoGenerationsBeginsAnew(t *testing.T) {
 	if !a.aborted.Load() {
 		t.Error("the lost tenure was not aborted")
 	}
+}
+
+// Nobody else reads a partition whose owner was told wrongly that it is out.
+func TestTenureThatACommitFoundLostIsReplacedInTheNextGeneration(t *testing.T) {
+	t.Parallel()
+	b := start(t, broker.Options{})
+	l := newTopic(t, b.Addr, session, 1)
+	l.add(t, "a", "b")
+	j := work(t, l.source(t, newOutside(), same), failDrain)
+	a := j.next()
+	a.waitFor(t, 2)
+	b.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: l.name, Err: kerr.UnknownMemberID, Count: 1})
+	if err := a.Commit(t.Context(), a.checkpoint()); !errors.Is(err, stream.ErrLost) {
+		t.Fatalf("%v; want ErrLost", err)
+	}
+	work(t, l.source(t, newOutside(), same), failDrain) // another member: another generation
+	j.next().waitFor(t, 2)
 }
 
 func TestRetentionThatOvertakesTheReaderIsNoSilentJump(t *testing.T) {

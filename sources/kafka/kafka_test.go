@@ -7,6 +7,7 @@ package kafka
 //	OnPartitionsRevoked aborts instead of draining           -> suite: hands off only what is drained
 //	OnPartitionsLost ends nothing                            -> suite: fences a worker ...; TestMemberThatWasKickedOutComesBack
 //	a member's new generation is not looked at               -> TestMemberThatWasKickedOutBetweenTwoGenerationsBeginsAnew
+//	nor are tenures that a commit found lost                 -> TestTenureThatACommitFoundLostIsReplacedInTheNextGeneration
 //	a commit goes out as another member than the tenure's    -> TestMemberThatWasKickedOutBetweenTwoGenerationsBeginsAnew
 //	UNKNOWN_MEMBER_ID of a commit is a plain error           -> TestCommitErrorsSayWhatTheEngineDoes
 //	commit does not look whether the tenure is gone          -> TestCommitErrorsSayWhatTheEngineDoes
@@ -62,8 +63,7 @@ package kafka
 // Not seen: a commit that forgets the timed-out one before it (the client's own queue keeps their order as well), and a
 // drain that does not wait for Deliver to return (the window is too small), and a static member of protocol consumer that
 // leaves for good when it stops (it comes back all the same; only the others are disturbed), and a fetch's
-// UNKNOWN_TOPIC_ID that is not looked into (the next looks at the topics say the same), and a tenure that a commit found lost
-// and that its client keeps (no way is known how that could be).
+// UNKNOWN_TOPIC_ID that is not looked into (the next looks at the topics say the same).
 
 import (
 	"testing"

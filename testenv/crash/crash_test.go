@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -489,14 +490,17 @@ const events = 30
 // stays, and is paused for longer than its session or its leases live.
 type comings struct {
 	millrace
-	left chan struct{} // gets a value for each that left; has room for all events
+	left chan struct{} // has a value for each that left
 
 	outages atomic.Int64
 	up      sync.RWMutex // locked in an outage: no process is started then
 }
 
-// begin starts so many processes and the one that is paused. stopped waits until the last one has left.
-func (c *comings) begin(random *rand.Rand, processes int) (stopped func()) {
+// begin starts three processes and the one that is paused. stopped waits until the last one has left.
+func begin(m millrace, random *rand.Rand) (c *comings, stopped func()) {
+	const processes = 3
+	m.env = append(slices.Clone(m.env), "ADMIN=127.0.0.1:0")
+	c = &comings{millrace: m, left: make(chan struct{}, events)}
 	var leaving, staying sync.WaitGroup
 	for range processes {
 		own := fork(random)
@@ -505,7 +509,7 @@ func (c *comings) begin(random *rand.Rand, processes int) (stopped func()) {
 	pausing, enough := context.WithCancel(c.t.Context())
 	own := fork(random)
 	staying.Go(func() { c.pauses(pausing, own) })
-	return func() {
+	return c, func() {
 		leaving.Wait()
 		enough()
 		staying.Wait()
@@ -526,6 +530,23 @@ func (c *comings) comeAndLeave(random *rand.Rand, times int) {
 		}
 		c.left <- struct{}{}
 		n++
+	}
+}
+
+// prove reads all that is left, and compares the lake in dir with what went in.
+func (c *comings) prove(settled func(admin string) bool, dir string, inputs ...string) {
+	c.t.Helper()
+	m := c.millrace
+	m.env = append(slices.Clone(m.env), "ADMIN="+freeAddress(c.t))
+	m.finishWhen(settled)
+	m.verify()
+	compare(c.t, "json", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), inputs)
+}
+
+// leave waits until n more have left.
+func (c *comings) leave(n int) {
+	for range n {
+		<-c.left
 	}
 }
 

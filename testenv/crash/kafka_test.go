@@ -65,12 +65,9 @@ func crashKafka(t *testing.T, bin string, brokers int, protocols ...string) {
 	forTransactions, forProcesses := fork(random), fork(random)
 	feeding.Go(func() { transact(t, producing, transactional, forTransactions, cluster.seeds...) })
 
-	c := &comings{millrace: millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=127.0.0.1:0"}}, left: make(chan struct{}, events)}
-	stopped := c.begin(forProcesses, 3)
+	c, stopped := begin(millrace{t: t, bin: bin, file: file}, forProcesses)
 	for _, i := range random.Perm(brokers) {
-		for range events / (brokers + 1) {
-			<-c.left
-		}
+		c.leave(events / (brokers + 1))
 		if brokers > 1 {
 			cluster.crash(i)
 		} else {
@@ -81,10 +78,7 @@ func crashKafka(t *testing.T, bin string, brokers int, protocols ...string) {
 	done()
 	feeding.Wait()
 
-	m := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=" + freeAddress(t)}}
-	m.finish()
-	m.verify()
-	compare(t, "json", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), []string{plain, transactional})
+	c.prove(settled, dir, plain, transactional)
 	onward := filepath.Join(dir, "onward.jsonl")
 	read(t, "onward", onward, cluster.seeds...)
 	compare(t, "log", onward, filepath.Join(dir, "dead"), []string{plain, transactional})

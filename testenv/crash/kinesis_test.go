@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,9 +26,6 @@ import (
 	"github.com/millrace-io/millrace/testenv/npm"
 )
 
-// kinesisKills of the two processes together; a quarter in, the stream splits a shard, at three quarters it merges the halves.
-const kinesisKills = 20
-
 const kinesisPipeline = `name: crash
 source:
   kinesis: { stream: clicks, lease: 2s }
@@ -41,8 +37,7 @@ dead_letters: { url: "%[1]s/dead" }
 admin: "${ADMIN}"
 `
 
-// TestRealCrashKinesis kills two processes that share a stream of kinesalite, with leases in dynalite, over a split and a merge. A third one
-// is paused for longer than its leases live.
+// TestRealCrashKinesis has processes come and leave that share a stream of kinesalite, with leases in dynalite, over a split and a merge.
 func TestRealCrashKinesis(t *testing.T) {
 	dir := t.TempDir()
 	random := seed(t)
@@ -62,41 +57,16 @@ func TestRealCrashKinesis(t *testing.T) {
 	var feeding sync.WaitGroup
 	feeding.Go(func() { s.produce(producing) })
 
-	var killed atomic.Int64
-	var workers sync.WaitGroup
-	for range 2 {
-		own := fork(random)
-		workers.Go(func() {
-			m := &millrace{t: t, bin: bin, file: file, env: append(slices.Clone(env), "ADMIN=127.0.0.1:0")}
-			for range kinesisKills / 2 {
-				m.killAfter(500*time.Millisecond + time.Duration(own.IntN(5000))*time.Millisecond)
-				switch killed.Add(1) {
-				case kinesisKills / 4:
-					s.split()
-				case 3 * kinesisKills / 4:
-					s.merge()
-				}
-			}
-		})
-	}
-	pausing, last := context.WithCancel(t.Context())
-	defer last()
-	var paused sync.WaitGroup
-	forPauses := fork(random)
-	paused.Go(func() {
-		m := &millrace{t: t, bin: bin, file: file, env: append(slices.Clone(env), "ADMIN=127.0.0.1:0")}
-		m.pauses(pausing, forPauses)
-	})
-	workers.Wait()
-	last()
-	paused.Wait()
+	c, stopped := begin(millrace{t: t, bin: bin, file: file, env: env}, random)
+	c.leave(events / 4)
+	s.split()
+	c.leave(events / 2)
+	s.merge()
+	stopped()
 	done()
 	feeding.Wait()
 
-	m := &millrace{t: t, bin: bin, file: file, env: append(slices.Clone(env), "ADMIN="+freeAddress(t))}
-	m.finishWhen(func(admin string) bool { return caughtUp(admin, "millrace_partition_lag_seconds{", len(s.open())) })
-	m.verify()
-	compare(t, "json", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), []string{s.input})
+	c.prove(func(admin string) bool { return caughtUp(admin, "millrace_partition_lag_seconds{", len(s.open())) }, dir, s.input)
 	if shards := s.shards(); len(shards) != 5 {
 		t.Errorf("the stream has had %d shards; want 5: two, two halves of one, and these merged", len(shards))
 	}

@@ -53,11 +53,8 @@ func TestRealCrashNATS(t *testing.T) {
 	feeding.Go(func() { publisher.publish(producing) })
 
 	bin := program(t, "cmd/millrace")
-	c := &comings{millrace: millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=127.0.0.1:0"}}, left: make(chan struct{}, events)}
-	stopped := c.begin(random, 3)
-	for range events / 2 {
-		<-c.left
-	}
+	c, stopped := begin(millrace{t: t, bin: bin, file: file}, random)
+	c.leave(events / 2)
 	c.outage(func() {
 		s.Kill()
 		if err := s.Restart(t.Context()); err != nil {
@@ -68,10 +65,7 @@ func TestRealCrashNATS(t *testing.T) {
 	done()
 	feeding.Wait()
 
-	m := &millrace{t: t, bin: bin, file: file, env: []string{"ADMIN=" + freeAddress(t)}}
-	m.finish()
-	m.verify()
-	compare(t, "json", filepath.Join(dir, "lake"), filepath.Join(dir, "dead"), []string{publisher.file})
+	c.prove(settled, dir, publisher.file)
 }
 
 // publisher writes events to a stream, a few of them broken, and what was acknowledged to a file.
@@ -110,12 +104,16 @@ func (p *publisher) publish(ctx context.Context) {
 	g := clicks.New(clicks.Config{Seed: 3, Step: time.Second, Broken: 2000})
 	for n := uint64(0); ctx.Err() == nil; n++ {
 		value := g.Append(nil, n)
-		for {
+		for end := time.Now().Add(3 * time.Minute); ; {
 			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			_, err = p.stream.Publish(limited, fmt.Sprint("clicks.", n%4), value, jetstream.WithMsgID(fmt.Sprint(n)), jetstream.WithRetryAttempts(0))
 			cancel()
 			if err == nil {
 				break
+			}
+			if time.Now().After(end) {
+				p.t.Errorf("the stream takes no message: %v", err)
+				return
 			}
 		}
 		fmt.Fprintf(out, "%s\n", value)

@@ -57,7 +57,8 @@ admin: "${ADMIN}"
 `
 
 // TestRealCrashThreeSinks kills the program that fills a lake, OpenSearch and DynamoDB at once; beside it runs a second process, which is
-// paused for longer than its session lives, with what it is about to write. OpenSearch is killed twice, and DynamoDB throttles in episodes. Afterwards one hand harms the sinks, and verify says what it did.
+// paused for longer than its session lives, with what it is about to write. OpenSearch is killed twice, and DynamoDB throttles in
+// episodes. Afterwards one hand harms the sinks, and verify says what it did.
 func TestRealCrashThreeSinks(t *testing.T) {
 	random := seed(t)
 	s := newSinks(t, random)

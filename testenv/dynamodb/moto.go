@@ -3,7 +3,6 @@ package dynamodb
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,24 +39,11 @@ func StartMoto(ctx context.Context, dir string) (*Moto, error) {
 	}
 	limited, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	if err := m.process.Ready(limited, m.answers); err != nil {
+	if err := m.process.Ready(limited, child.Answers(m.url+"/moto-api/data.json")); err != nil {
 		m.process.Kill()
 		return nil, err
 	}
 	return m, nil
-}
-
-func (m *Moto) answers(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.url+"/moto-api/data.json", nil)
-	if err != nil {
-		return err
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	return resp.Body.Close()
 }
 
 // URL is the endpoint.

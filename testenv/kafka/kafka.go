@@ -68,7 +68,7 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 
 // StartCluster is Start for n brokers that are one cluster. Topics of the cluster itself have a copy on each, and go on without one of
 // three.
-func StartCluster(ctx context.Context, o Options, n int) (all []*Broker, err error) {
+func StartCluster(ctx context.Context, o Options, n int) ([]*Broker, error) {
 	if err := prepared(); err != nil {
 		return nil, err
 	}
@@ -84,6 +84,7 @@ func StartCluster(ctx context.Context, o Options, n int) (all []*Broker, err err
 	if err != nil {
 		return nil, err
 	}
+	var all []*Broker
 	var controllers, voters []string
 	for i := range n {
 		address := func(j int) string { return fmt.Sprintf("127.0.0.1:%d", ports[4*i+j]) }
@@ -92,29 +93,35 @@ func StartCluster(ctx context.Context, o Options, n int) (all []*Broker, err err
 		controllers = append(controllers, address(3))
 		voters = append(voters, fmt.Sprintf("%d@%s", i+1, address(3)))
 	}
-	defer func() {
-		for _, b := range all {
-			if err != nil && b.process != nil {
-				b.Kill()
-			}
-		}
-	}()
 	for i, b := range all {
 		if err := b.format(ctx, append(b.settings(i+1, controllers[i], voters, pair), o.Settings...)); err != nil {
 			return nil, err
 		}
 	}
+	if err := together(ctx, all); err != nil {
+		for _, b := range all {
+			if b.process != nil {
+				b.Kill()
+			}
+		}
+		return nil, err
+	}
+	return all, nil
+}
+
+// together starts brokers that need each other, and waits for them.
+func together(ctx context.Context, all []*Broker) error {
 	for _, b := range all {
 		if err := b.launch(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, b := range all {
 		if err := b.ready(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return all, nil
+	return nil
 }
 
 func (b *Broker) format(ctx context.Context, settings []string) error {

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -68,6 +69,22 @@ func TestRealBrokerWantsTLSAndAUser(t *testing.T) {
 	} {
 		if err := connect(t, append(c.opts, kgo.RequestRetries(0))...).Ping(t.Context()); (err == nil) != c.ok {
 			t.Errorf("%s: %v", c.rule, err)
+		}
+	}
+}
+
+func TestRealAClusterThatDoesNotStartLeavesNoProcess(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := StartCluster(t.Context(), Options{Dir: dir, Settings: []string{"ssl.keystore.location=/nowhere"}}, 3); err == nil {
+		t.Fatal("brokers start without their certificate")
+	}
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil || len(commands) == 0 {
+		t.Fatal("no list of processes", err)
+	}
+	for _, file := range commands {
+		if text, _ := os.ReadFile(file); strings.Contains(string(text), dir) {
+			t.Errorf("%s lives on", file)
 		}
 	}
 }

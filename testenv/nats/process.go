@@ -2,9 +2,7 @@ package nats
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,7 +70,7 @@ func (p *Process) Restart(ctx context.Context) error {
 	p.process = process
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := process.Ready(limited, p.healthy); err != nil {
+	if err := process.Ready(limited, child.Answers(p.health)); err != nil { // connections are not taken, or streams not recovered
 		process.Kill()
 		return err
 	}
@@ -86,21 +84,3 @@ func (p *Process) Stop() { p.process.Stop() }
 func (p *Process) Kill() { p.process.Kill() }
 
 func (p *Process) path(name string) string { return filepath.Join(p.dir, name) }
-
-// healthy asks whether connections are taken and streams recovered.
-func (p *Process) healthy(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.health, nil)
-	if err != nil {
-		return err
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(resp.Status)
-	}
-	return nil
-}
